@@ -1,0 +1,239 @@
+// The vocabulary of the project: upstreams, targets, requests, attempts, usage. Types only.
+
+import type { GatewayError } from './errors.ts'
+
+/** What a request may need of a model or of the server in front of it, beyond plain text. */
+export type Feature =
+  | 'audio'
+  | 'file'
+  | 'forced_tool_choice'
+  | 'json_object'
+  | 'json_schema'
+  | 'logprobs'
+  | 'n'
+  | 'reasoning'
+  | 'tools'
+  | 'vision'
+
+export interface Timeouts {
+  readonly connectMs: number
+  /** From the call to its first real token (for an answer that is not streamed: to its headers). */
+  readonly firstTokenMs: number
+  /** Between two pieces of a running answer. */
+  readonly idleMs: number
+  /** The whole attempt, whatever arrives. */
+  readonly totalMs: number
+}
+
+/** What is known of a machine of ours; every figure may be missing. */
+export interface Device {
+  readonly id: string
+  readonly maxConcurrency: number
+  /** Drawn while it answers; the price of an own answer. */
+  readonly watts: number
+  readonly vramGb: number | null
+  readonly ramGb: number | null
+  /** Ollama's keep_alive for loaded models; null leaves it to the machine. */
+  readonly keepAlive: string | number | null
+  /** A context size wished for by the configuration, instead of the one found by memory. */
+  readonly numCtx: number | null
+}
+
+/** One origin that serves models, with the key that belongs to it and to no other. */
+export interface Upstream {
+  /** Unique: the provider's or machine's name in the configuration. */
+  readonly id: string
+  /** Which adapter speaks to it: the name of a file in adapters/. */
+  readonly adapter: string
+  /** True for machines of ours: they have slots, electricity, and may see local-only requests. */
+  readonly own: boolean
+  /** Without a trailing slash, e.g. `http://10.0.0.5:11434` or `https://api.openai.com/v1`. */
+  readonly baseUrl: string
+  readonly apiKey: string | null
+  readonly headers: Readonly<Record<string, string>>
+  readonly device: Device | null
+  readonly timeouts: Timeouts
+  /** Models named by the configuration; null = ask the server. */
+  readonly models: readonly string[] | null
+  /** What `auto` means here, best first; names that the server does not list are passed over. */
+  readonly auto: readonly string[]
+  /** False for a server that refuses `stream_options`. */
+  readonly streamUsage: boolean
+  /** The price registry's name of this provider ("openai", "groq", …); null = not in the registry. */
+  readonly registryId: string | null
+}
+
+/** Dollars per million tokens. A missing figure is unknown, never zero. */
+export interface TokenPrice {
+  readonly inputUsdPer1m: number
+  readonly outputUsdPer1m: number
+  readonly cachedInputUsdPer1m?: number
+  readonly requestUsd?: number
+  /** Other prices for prompts longer than `abovePromptTokens`; the last that applies wins. */
+  readonly tiers?: readonly {
+    readonly abovePromptTokens: number
+    readonly inputUsdPer1m?: number
+    readonly outputUsdPer1m?: number
+    readonly cachedInputUsdPer1m?: number
+  }[]
+}
+
+export type PriceSource = 'provider' | 'config' | 'registry' | 'electricity' | 'free' | 'unknown'
+
+export interface Price {
+  readonly source: PriceSource
+  /** Null when unknown, and for own machines, which are priced by time and watts. */
+  readonly tokens: TokenPrice | null
+}
+
+/** A model as its server describes it. */
+export interface ModelListing {
+  /** The name the server wants to hear. */
+  readonly model: string
+  readonly createdAt: number | null
+  /** What the model can take at most; null = unknown. */
+  readonly maxContextTokens: number | null
+  readonly maxOutputTokens: number | null
+  /** Null = the server does not say: everything the adapter can do is tried. */
+  readonly features: readonly Feature[] | null
+  readonly chat: boolean
+  readonly loaded: boolean
+  /** Prices in the server's own list. */
+  readonly price: TokenPrice | null
+  /** For own machines: what the choice of a context size needs. Bytes. */
+  readonly memory: ModelMemory | null
+  readonly digest: string | null
+}
+
+export interface ModelMemory {
+  readonly weightBytes: number
+  /** Of the key/value cache, 16 bits a value; null = unknown. */
+  readonly kvBytesPerToken: number | null
+  /** As loaded now; null when it is not loaded. */
+  readonly loadedContextTokens: number | null
+  readonly loadedBytes: number | null
+  readonly loadedVramBytes: number | null
+}
+
+/** One model on one upstream: what a request is sent to. */
+export interface Target {
+  /** `<upstream id>/<model>`. */
+  readonly id: string
+  readonly upstream: Upstream
+  readonly model: string
+  /** What prompt and answer may fill here together; null = unknown. For Ollama the pinned num_ctx. */
+  readonly contextTokens: number | null
+  readonly maxOutputTokens: number | null
+  readonly features: ReadonlySet<Feature> | null
+  readonly chat: boolean
+  readonly loaded: boolean
+  readonly price: Price
+  readonly createdAt: number
+}
+
+/** The bytes a client sent, and the changes we may make to them. */
+export interface RequestBody {
+  readonly bytes: Buffer
+  /** Parsed once, on demand, for adapters that translate. Never mutate it. */
+  json(): Readonly<Record<string, unknown>>
+  /**
+   * The same bytes with other top-level values; everything else stays as it was, to the byte.
+   * A value of `undefined` removes the key.
+   */
+  with(changes: Readonly<Record<string, unknown>>): Buffer
+}
+
+export interface TokenEstimate {
+  /** A number that the true count does not fall below. */
+  readonly low: number
+  readonly expected: number
+}
+
+export interface ChatRequest {
+  /** UUIDv7. */
+  readonly id: string
+  readonly body: RequestBody
+  /** As the client wrote it. */
+  readonly model: string
+  readonly stream: boolean
+  /** The client asked for the usage chunk of a stream. */
+  readonly includeUsage: boolean
+  /** As the client gave them; ASCII only is meant to be in there. */
+  readonly streamOptions: Readonly<Record<string, unknown>> | null
+  readonly maxOutputTokens: number | null
+  readonly needs: readonly Feature[]
+  readonly prompt: TokenEstimate
+  readonly localOnly: boolean
+}
+
+export interface Caller {
+  /** Null with authentication off. */
+  readonly keyId: string | null
+  readonly source: string
+  readonly kind: KeyKind
+}
+
+export type KeyKind = 'admin' | 'source' | 'worker' | 'metrics'
+
+export interface Usage {
+  readonly promptTokens: number
+  readonly completionTokens: number
+  readonly cachedTokens: number
+  readonly reasoningTokens: number
+  /** What the provider says it charged; null = it does not say. */
+  readonly providerNanoUsd: number | null
+  /** How long an own machine worked on it; null for rented ones. */
+  readonly busyMs: number | null
+}
+
+/** One try of one request on one target. */
+export interface Attempt {
+  /** UUIDv7; the key of its cost row, and sent along as `x-client-request-id`. */
+  readonly id: string
+  readonly request: ChatRequest
+  readonly target: Target
+}
+
+export type AttemptEnd =
+  /** `done`: the upstream's own terminator (`data: [DONE]` and what came with it), to be sent on as it was. */
+  | { readonly ok: true; readonly done?: Buffer }
+  /** `sent` false: nothing can have reached the upstream, so nothing can be charged. */
+  | { readonly ok: false; readonly error: GatewayError; readonly sent: boolean }
+
+/**
+ * What an adapter tells about a running attempt. Order: any number of `frames`, or one `body`;
+ * `usage` at most once; `end` exactly once, and nothing after it.
+ */
+export interface AttemptObserver {
+  /**
+   * Whole SSE events in the form of OpenAI chat chunks, without `[DONE]`. `tokens`: how many of them carry output;
+   * 0 = lifecycle only, which is held back until a token comes.
+   * False = the reader is full: stop reading until `resume`.
+   */
+  frames(events: Buffer, tokens: number): boolean
+  /** A whole chat completion, for a request that is not streamed. Valid JSON. */
+  body(json: Buffer): void
+  /**
+   * The figures, and for streams the usage event in canonical form (`choices: []`), to be sent on only
+   * if the client asked. `event` is null when the upstream gave none and when not streaming.
+   */
+  usage(usage: Usage, event: Buffer | null): void
+  end(end: AttemptEnd): void
+}
+
+export interface AttemptHandle {
+  /** The reader has room again. */
+  resume(): void
+  /** Closes the upstream at once; `end` is called with client_gone, if it was not called before. Safe twice. */
+  abort(): void
+}
+
+/** One file in adapters/ = one way to speak to an upstream. */
+export interface Adapter {
+  readonly name: string
+  /** What the adapter can carry at all; a target's own list narrows it. */
+  readonly features: ReadonlySet<Feature>
+  chat(attempt: Attempt, observer: AttemptObserver): AttemptHandle
+  /** Every model the upstream offers. Throws GatewayError when it cannot be asked. */
+  listModels(upstream: Upstream, signal: AbortSignal): Promise<ModelListing[]>
+}
