@@ -1,0 +1,49 @@
+// Reading a server's list of models without trusting it.
+
+import type { Outbound } from '../../outbound/client.ts'
+import { GatewayError } from '../../routing/errors.ts'
+import type { Upstream } from '../../routing/types.ts'
+import { originOf } from './compatible.ts'
+import { errorFromStatus, isRecord, parseOrNull } from './http-errors.ts'
+
+const limits = { maxBytes: 8 * 1024 * 1024, timeoutMs: 15_000 }
+const modelsAtMost = 5_000
+
+/** The `data` of an OpenAI-shaped list, at most 5,000 entries, each still unknown. Throws GatewayError. */
+export async function fetchModels(outbound: Outbound, upstream: Upstream, signal: AbortSignal): Promise<unknown[]> {
+  const { origin, prefix } = originOf(upstream.baseUrl)
+  const answer = await outbound
+    .fetchText(
+      {
+        origin,
+        path: `${prefix}/models`,
+        method: 'GET',
+        headers: { ...upstream.headers, ...(upstream.apiKey === null ? {} : { authorization: `Bearer ${upstream.apiKey}` }) },
+        body: null,
+        connectMs: upstream.timeouts.connectMs
+      },
+      { ...limits, signal }
+    )
+    .catch((error: unknown) => {
+      throw new GatewayError(
+        'upstream_unavailable',
+        `${upstream.id} could not be asked for its models: ${(error as NodeJS.ErrnoException).code ?? String(error)}`,
+        { cause: error }
+      )
+    })
+  if (answer.status !== 200) throw errorFromStatus(upstream.id, answer.status, answer.text, answer.headers)
+  const json = parseOrNull(answer.text)
+  if (!isRecord(json) || !Array.isArray(json.data))
+    throw new GatewayError('upstream_unavailable', `${upstream.id} answered /models with something that is no list.`)
+  return json.data.slice(0, modelsAtMost)
+}
+
+/** A text that can be kept and shown as a name: Postgres takes no NUL and no half characters, and a header no control characters. */
+export function isModelName(value: unknown): value is string {
+  return typeof value === 'string' && value !== '' && value.length <= 256 && value.isWellFormed() && !/[\x00-\x1f\x7f]/.test(value)
+}
+
+/** A positive finite number, or null. */
+export function numberOrNull(value: unknown): number | null {
+  return typeof value === 'number' && Number.isFinite(value) && value > 0 ? value : null
+}
