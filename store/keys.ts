@@ -1,0 +1,124 @@
+// API keys at rest: only hashes.
+
+import type { KeyKind } from '../routing/types.ts'
+import type { Pool } from './pool.ts'
+
+export interface KeyRecord {
+  readonly id: string
+  readonly kind: KeyKind
+  readonly source: string
+  readonly name: string
+  readonly prefix: string
+  readonly createdAt: Date
+  readonly expiresAt: Date | null
+  readonly revokedAt: Date | null
+}
+
+export interface NewKey {
+  readonly id: string
+  readonly kind: KeyKind
+  readonly source: string
+  readonly name: string
+  readonly prefix: string
+  readonly hash: Buffer
+  readonly expiresAt: Date | null
+}
+
+/** The channel on which a process tells the others that keys have changed. */
+export const keysChannel = 'llm_mcp_keys'
+
+const columns = 'id, kind, source, name, prefix, created_at, expires_at, revoked_at'
+
+const insertSql = `
+   insert into api_keys (id, kind, source, name, prefix, hash, expires_at)
+   values ($1, $2, $3, $4, $5, $6, $7)
+       on conflict (hash) do nothing
+returning ${columns}`
+
+/** Stores a key; null when the same key is there already. Every process is told. */
+export async function insertKey(pool: Pool, key: NewKey): Promise<KeyRecord | null> {
+  // The source's row must be visible to the reference check, so it goes first.
+  await pool.query({ name: 'keys.source', text: 'insert into sources (name) values ($1) on conflict do nothing', values: [key.source] })
+  const { rows } = await pool.query({
+    name: 'keys.insert',
+    text: insertSql,
+    values: [key.id, key.kind, key.source, key.name, key.prefix, key.hash, key.expiresAt]
+  })
+  await announceKeys(pool)
+  return rows[0] === undefined ? null : keyOf(rows[0])
+}
+
+const findSql = `
+select ${columns}
+  from api_keys
+ where hash = $1
+   and revoked_at is null
+   and (expires_at is null or expires_at > now())`
+
+/** The living key with this hash. */
+export async function findKey(pool: Pool, hash: Buffer): Promise<KeyRecord | null> {
+  const { rows } = await pool.query({ name: 'keys.find', text: findSql, values: [hash] })
+  return rows[0] === undefined ? null : keyOf(rows[0])
+}
+
+const listSql = `
+select ${columns}
+  from api_keys
+ where $1::uuid is null
+    or (created_at, id) < (select created_at, id from api_keys where id = $1)
+ order by created_at desc, id desc
+ limit $2`
+
+/** Newest first, revoked ones too; the page after the key `after`. */
+export async function listKeys(pool: Pool, page: { readonly after: string | null; readonly limit: number }): Promise<KeyRecord[]> {
+  const { rows } = await pool.query({ name: 'keys.list', text: listSql, values: [page.after, page.limit] })
+  return rows.map(keyOf)
+}
+
+const revokeSql = `
+   update api_keys
+      set revoked_at = coalesce(revoked_at, now())
+    where id = $1
+returning ${columns}`
+
+/** Ends a key everywhere; calling it twice changes nothing. Null when there is no such key. */
+export async function revokeKey(pool: Pool, id: string): Promise<KeyRecord | null> {
+  const { rows } = await pool.query({ name: 'keys.revoke', text: revokeSql, values: [id] })
+  await announceKeys(pool)
+  return rows[0] === undefined ? null : keyOf(rows[0])
+}
+
+/** True when at least one admin key lives. */
+export async function hasAdminKey(pool: Pool): Promise<boolean> {
+  const { rows } = await pool.query({
+    name: 'keys.has_admin',
+    text: `select exists (select 1 from api_keys where kind = 'admin' and revoked_at is null and (expires_at is null or expires_at > now())) as found`
+  })
+  return rows[0].found
+}
+
+async function announceKeys(pool: Pool): Promise<void> {
+  await pool.query({ name: 'keys.announce', text: 'select pg_notify($1, $2)', values: [keysChannel, ''] })
+}
+
+function keyOf(row: {
+  id: string
+  kind: KeyKind
+  source: string
+  name: string
+  prefix: string
+  created_at: Date
+  expires_at: Date | null
+  revoked_at: Date | null
+}): KeyRecord {
+  return {
+    id: row.id,
+    kind: row.kind,
+    source: row.source,
+    name: row.name,
+    prefix: row.prefix,
+    createdAt: row.created_at,
+    expiresAt: row.expires_at,
+    revokedAt: row.revoked_at
+  }
+}
