@@ -1,0 +1,174 @@
+// The append-only journal: what was begun and what came of it, on disk before the database knows. Survives `kill -9`.
+
+import { closeSync, existsSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
+import { readdir, readFile, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { CostRow } from '../store/costs.ts'
+
+/** Who wrote a journal; enough to tell whether it still lives. */
+export interface JournalOwner {
+  readonly processId: string
+  readonly pid: number
+  /** When the process began, in the kernel's ticks: pids are used again. Null where the kernel does not say. */
+  readonly startTicks: string | null
+  /** Boot and pid namespace: within one, the pid can be checked; across, only the database knows. */
+  readonly realm: string
+}
+
+/** What is known before the call, and booked if nothing else ever is. */
+export type Intent = CostRow
+
+type Line =
+  | { readonly t: 'owner'; readonly owner: JournalOwner }
+  | { readonly t: 'intent'; readonly row: Intent }
+  | { readonly t: 'settled'; readonly row: CostRow }
+
+export interface Journal {
+  /** One write, no fsync: it outlives this process, not the machine. Throws when the disk refuses. */
+  intent(row: Intent): void
+  settle(row: CostRow): void
+  /** These rows are in the database: what held them can go. */
+  stored(rows: readonly CostRow[]): void
+  /** Closes the files, and removes those that hold nothing the database lacks. */
+  close(): void
+}
+
+const segmentBytesAtMost = 4 * 1024 * 1024
+
+interface Segment {
+  readonly path: string
+  readonly fd: number
+  bytes: number
+  /** Lines in it that are not yet in the database. */
+  pending: number
+  /** The last write stopped half-way: its line must not swallow the next one. */
+  torn: boolean
+}
+
+/** A journal of this process in `folder`, whose parent is there, in segments that are removed when all in them is stored. */
+export function createJournal(folder: string, owner: JournalOwner): Journal {
+  if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 })
+  let number = 0
+  let current = open()
+  // Which segments wait for an attempt: the one with its intent, and the one with its settlement.
+  const waiting = new Map<string, Segment[]>()
+
+  function open(): Segment {
+    const path = join(folder, `${owner.processId}-${number++}.ndjson`)
+    const segment: Segment = { path, fd: openSync(path, 'a', 0o600), bytes: 0, pending: 0, torn: false }
+    try {
+      append(segment, { t: 'owner', owner })
+    } catch (error) {
+      remove(segment)
+      throw error
+    }
+    return segment
+  }
+
+  function append(segment: Segment, line: Line): void {
+    const bytes = Buffer.from(`${segment.torn ? '\n' : ''}${JSON.stringify(line)}\n`)
+    segment.torn = true
+    // A disk that is nearly full takes a part, says how much, and refuses the rest.
+    for (let written = 0; written < bytes.length; ) written += writeSync(segment.fd, bytes, written)
+    segment.torn = false
+    segment.bytes += bytes.length
+  }
+
+  function write(line: Line & { row: CostRow }): void {
+    if (current.bytes > segmentBytesAtMost) {
+      const full = current
+      current = open()
+      if (full.pending === 0) remove(full)
+    }
+    append(current, line)
+    current.pending++
+    const segments = waiting.get(line.row.attemptId)
+    if (segments === undefined) waiting.set(line.row.attemptId, [current])
+    else segments.push(current)
+  }
+
+  function stored(rows: readonly CostRow[]): void {
+    for (const row of rows) {
+      for (const segment of waiting.get(row.attemptId) ?? []) {
+        segment.pending--
+        if (segment.pending === 0 && segment !== current) remove(segment)
+      }
+      waiting.delete(row.attemptId)
+    }
+  }
+
+  function remove(segment: Segment): void {
+    closeSync(segment.fd)
+    // Gone already where somebody took us for dead and booked it.
+    rmSync(segment.path, { force: true })
+  }
+
+  return {
+    intent: row => write({ t: 'intent', row }),
+    settle: row => write({ t: 'settled', row }),
+    stored,
+    close() {
+      if (current.pending === 0) remove(current)
+      else closeSync(current.fd)
+    }
+  }
+}
+
+export interface FoundJournal {
+  readonly path: string
+  readonly owner: JournalOwner | null
+}
+
+/** Every journal file in `folder` with its owner; null for a file too short to tell. */
+export async function findJournals(folder: string): Promise<FoundJournal[]> {
+  const files = (await readdir(folder).catch(() => [])).filter(file => file.endsWith('.ndjson'))
+  return Promise.all(
+    files.map(async file => {
+      const path = join(folder, file)
+      const [first] = ((await readFile(path, 'utf8').catch(ignoreMissing)) ?? '').split('\n', 1)
+      const line = parseLine(first ?? '')
+      return { path, owner: line?.t === 'owner' ? line.owner : null }
+    })
+  )
+}
+
+/**
+ * The rows of journals whose owner is gone, one per attempt. An intent without a settlement was in the air when the
+ * process died: it is booked as `lost`, at its estimate. A last line cut short is left out: its write never ended.
+ */
+export async function readRows(paths: readonly string[]): Promise<CostRow[]> {
+  const rows = new Map<string, CostRow>()
+  const settled = new Set<string>()
+  for (const path of paths) {
+    for (const text of ((await readFile(path, 'utf8').catch(ignoreMissing)) ?? '').split('\n')) {
+      const line = parseLine(text)
+      if (line === null || line.t === 'owner') continue
+      const { attemptId } = line.row
+      if (settled.has(attemptId)) continue
+      if (line.t === 'settled') settled.add(attemptId)
+      rows.set(attemptId, line.row)
+    }
+  }
+  return [...rows.values()]
+}
+
+export async function removeJournals(paths: readonly string[]): Promise<void> {
+  // Another process may be at it too.
+  await Promise.all(paths.map(path => unlink(path).catch(ignoreMissing)))
+}
+
+function ignoreMissing(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT') throw error
+}
+
+function parseLine(text: string): Line | null {
+  if (text === '') return null
+  try {
+    const line = JSON.parse(text)
+    const isOwner = line?.t === 'owner' && typeof line.owner?.processId === 'string'
+    const isRow = (line?.t === 'intent' || line?.t === 'settled') && typeof line.row?.attemptId === 'string'
+    return isOwner || isRow ? line : null
+  } catch {
+    return null
+  }
+}
