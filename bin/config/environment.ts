@@ -1,0 +1,212 @@
+// What the environment says, each variable by itself: read, checked and turned into values of the right type.
+
+import { isIP } from 'node:net'
+import { resolve } from 'node:path'
+import { nearest } from '../../routing/nearest.ts'
+import type { Environment } from './expansion.ts'
+import { shown } from './problems.ts'
+import { maxConcurrencyLimit, maxUsdPerKwh } from './schema.ts'
+import { isLoopback, isRentedHost, parseOllamaHost, parseUrl } from './urls.ts'
+
+export interface EnvironmentSettings {
+  readonly host: string
+  readonly port: number
+  readonly portGiven: boolean
+  readonly databaseUrl: string | null
+  readonly dataDir: string
+  /** As written; null = llm-mcp.yaml, if there is one. */
+  readonly configFile: string | null
+  readonly adminKey: string | null
+  readonly auth: boolean
+  readonly allowedHosts: readonly string[]
+  readonly logLevel: string
+  /** Started by `npm start`, `npm run`. */
+  readonly underNpm: boolean
+  readonly electricityUsdPerKwh: number | null
+  /** Null = Ollama's own default. */
+  readonly ollamaUrl: string | null
+  readonly openai: RentedSettings
+  readonly openrouter: RentedSettings
+  readonly deviceMaxConcurrency: number | null
+  readonly deviceLimitsJson: string | null
+  readonly deviceLimitsFile: string | null
+}
+
+export interface RentedSettings {
+  readonly key: string | null
+  /** Null = the provider's own. */
+  readonly url: string | null
+}
+
+const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
+const minAdminKeyLength = 24
+
+/** All of ours; another name with our prefix is a typing error, and would be obeyed by nobody. */
+const prefix = 'LLM_MCP_'
+const ownNames = ['ADMIN_KEY', 'ALLOWED_HOSTS', 'AUTH', 'CONFIG', 'CORS_ORIGINS', 'DATA_DIR', 'ROLE']
+/** What the banner's curl line calls the caller's key: set in the same shell by many, and nothing to us. */
+const clientNames = ['KEY']
+
+/** Never throws: what is wrong is added to `problems`, and its default stands in. */
+export function readEnvironment(environment: Environment, cwd: string, problems: string[]): EnvironmentSettings {
+  refuseUnknown()
+  refuseUnready()
+  const host = readHost()
+  const port = text('PORT')
+  const ollama = parseOllamaHost(environment.OLLAMA_HOST ?? '')
+  return {
+    host,
+    port: number('PORT', { least: 0, most: 65_535, integer: true }) ?? 4000,
+    portGiven: port !== null,
+    databaseUrl: readDatabaseUrl(),
+    dataDir: resolve(cwd, text('LLM_MCP_DATA_DIR') ?? '.data'),
+    configFile: text('LLM_MCP_CONFIG'),
+    adminKey: readAdminKey(),
+    auth: readAuth(host),
+    allowedHosts: readAllowedHosts(),
+    logLevel: choice('LOG_LEVEL', logLevels) ?? 'info',
+    underNpm: environment.npm_lifecycle_event !== undefined,
+    electricityUsdPerKwh: number('ELECTRICITY_USD_PER_KWH', { least: 0, most: maxUsdPerKwh, integer: false }),
+    ollamaUrl: ollama === null ? null : checkedUrl('OLLAMA_HOST', ollama),
+    openai: openaiSettings(),
+    openrouter: { key: secret('OPENROUTER_API_KEY'), url: url('OPENROUTER_UPSTREAM_URL') },
+    deviceMaxConcurrency: number('DEVICE_MAX_CONCURRENCY', { least: 1, most: maxConcurrencyLimit, integer: true }),
+    deviceLimitsJson: text('DEVICE_LIMITS_JSON'),
+    deviceLimitsFile: text('DEVICE_LIMITS_FILE')
+  }
+
+  /**
+   * Clients of ours export OPENAI_API_KEY too, with one of our keys: that is no key of OpenAI's, and must not be sent there.
+   * With an address of its own it may well be another gateway's.
+   */
+  function openaiSettings(): RentedSettings {
+    const key = secret('OPENAI_API_KEY')
+    const address = url('OPENAI_UPSTREAM_URL')
+    return { key: address === null && key?.startsWith('sk-llm-') === true ? null : key, url: address }
+  }
+
+  /** Blank is not set: that is what `NAME=` in a compose file means. */
+  function text(name: string): string | null {
+    return environment[name]?.trim() || null
+  }
+
+  function number(name: string, range: { readonly least: number; readonly most: number; readonly integer: boolean }): number | null {
+    const written = text(name)
+    if (written === null) return null
+    const value = Number(written)
+    const wellFormed = range.integer ? /^\d+$/.test(written) : /^(\d+\.?\d*|\.\d+)$/.test(written)
+    if (wellFormed && value >= range.least && value <= range.most) return value
+    problems.push(
+      `${name} must be ${range.integer ? 'an integer' : 'a number'} from ${range.least} to ${range.most}, got ${shown(written)}`
+    )
+    return null
+  }
+
+  function choice(name: string, allowed: readonly string[]): string | null {
+    const written = text(name)
+    if (written === null) return null
+    if (allowed.includes(written.toLowerCase())) return written.toLowerCase()
+    problems.push(`${name} must be ${allowed.slice(0, -1).join(', ')} or ${allowed.at(-1)}, got ${shown(written)}`)
+    return null
+  }
+
+  function url(name: string): string | null {
+    const written = text(name)
+    return written === null ? null : checkedUrl(name, parseUrl(written))
+  }
+
+  function checkedUrl(name: string, parsed: NonNullable<ReturnType<typeof parseOllamaHost>>): string | null {
+    if ('fault' in parsed) {
+      problems.push(`${name} must be ${parsed.fault}${parsed.secret ? '' : `, got ${shown(text(name) ?? '')}`}`)
+      return null
+    }
+    if (name === 'OLLAMA_HOST' && isRentedHost(parsed.url)) {
+      problems.push(`OLLAMA_HOST must be a machine of yours, got ${shown(text(name) ?? '')}: its prompts would leave the house`)
+      return null
+    }
+    return parsed.url
+  }
+
+  /** For keys that are sent in a header; the value is never shown. */
+  function secret(name: string): string | null {
+    const written = text(name)
+    if (written === null || isPrintable(written)) return written
+    problems.push(`${name} holds a space or a character that no key has (its value is not shown)`)
+    return null
+  }
+
+  function readHost(): string {
+    const written = text('HOST')?.replace(/^\[(.*)\]$/, '$1') ?? '127.0.0.1'
+    if (isIP(written) !== 0 || isHostName(written)) return written
+    problems.push(`HOST must be an address or a name without a port, got ${shown(written)}`)
+    return '127.0.0.1'
+  }
+
+  function readDatabaseUrl(): string | null {
+    const written = text('DATABASE_URL')
+    if (written === null || /^(postgres|postgresql|socket):|^\//i.test(written)) return written
+    problems.push('DATABASE_URL must begin with postgres:// or postgresql:// (its value is not shown)')
+    return null
+  }
+
+  function readAdminKey(): string | null {
+    const given = environment.LLM_MCP_ADMIN_KEY
+    if (given === undefined) return null
+    const key = given.trim()
+    if (key.length >= minAdminKeyLength && isPrintable(key)) return key
+    problems.push(
+      `LLM_MCP_ADMIN_KEY must have at least ${minAdminKeyLength} characters and no spaces, got ${key.length === 0 ? 'none' : key.length} (leave it out to have one made)`
+    )
+    return null
+  }
+
+  function readAuth(host: string): boolean {
+    if (choice('LLM_MCP_AUTH', ['on', 'off']) !== 'off') return true
+    if (isLoopback(host)) return false
+    problems.push(`LLM_MCP_AUTH=off needs a HOST that only this machine can reach (127.0.0.1, ::1, localhost), got ${shown(host)}`)
+    return true
+  }
+
+  function readAllowedHosts(): string[] {
+    const hosts: string[] = []
+    for (const written of (text('LLM_MCP_ALLOWED_HOSTS') ?? '').split(',')) {
+      const host = written.trim().toLowerCase().replace(/\.$/, '')
+      const address = host.replace(/^\[(.*)\]$/, '$1')
+      if (host === '') continue
+      if (isIP(address) === 6) hosts.push(`[${address}]`)
+      else if (isIP(host) === 4 || isHostName(host)) hosts.push(host)
+      else
+        problems.push(
+          `LLM_MCP_ALLOWED_HOSTS must be names or addresses without scheme and port, separated by commas, got ${shown(written.trim())}`
+        )
+    }
+    return [...new Set(hosts)]
+  }
+
+  /** Settings of the pieces to come: silence would look like obedience. */
+  function refuseUnready(): void {
+    if (text('LLM_MCP_CORS_ORIGINS') !== null) problems.push('LLM_MCP_CORS_ORIGINS does nothing in this version yet: unset it')
+    const workers = text('WORKERS')
+    if (workers !== null && workers !== '1') problems.push(`WORKERS can only be 1 in this version, got ${shown(workers)}`)
+    const role = text('LLM_MCP_ROLE')
+    if (role !== null && role !== 'all') problems.push(`LLM_MCP_ROLE can only be "all" in this version, got ${shown(role)}`)
+  }
+
+  function refuseUnknown(): void {
+    for (const name of Object.keys(environment)) {
+      if (!name.startsWith(prefix) || [...ownNames, ...clientNames].includes(name.slice(prefix.length))) continue
+      const [near] = nearest(name.slice(prefix.length), ownNames, 1)
+      problems.push(
+        `${name} is not a setting, ${near === undefined ? `known are ${ownNames.map(own => prefix + own).join(', ')}` : `did you mean ${prefix}${near}?`}`
+      )
+    }
+  }
+}
+
+function isPrintable(text: string): boolean {
+  return /^[\x21-\x7e]+$/.test(text)
+}
+
+function isHostName(text: string): boolean {
+  return text.length <= 253 && /^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$/i.test(text)
+}

@@ -1,0 +1,67 @@
+// The slots of machines for the dispatcher: claims wait out a short outage of the database, releases never get lost.
+
+import type { Slots } from '../routing/dispatch.ts'
+import { GatewayError } from '../routing/errors.ts'
+import { isConnectionError, type Pool } from '../store/pool.ts'
+import { claimSlot, releaseSlot } from '../store/slots.ts'
+
+// The embedded server is back within a second of being killed.
+const claimWithinMs = 3_000
+const pauseMs = 100
+
+/** `close` gives up on releases that wait; the process's own end frees its slots. */
+export function createSlots(pool: Pool, processId: string, log: (message: string, error: unknown) => void): Slots & { close(): void } {
+  const timers = new Set<NodeJS.Timeout>()
+  let closed = false
+
+  async function claim(deviceId: string, attemptId: string): Promise<boolean> {
+    const until = performance.now() + claimWithinMs
+    for (;;) {
+      try {
+        return (await claimSlot(pool, { deviceId, processId, attemptId })) !== null
+      } catch (error) {
+        if (isTaken(error)) return true
+        if (!isConnectionError(error) || performance.now() > until) {
+          throw new GatewayError('database_unavailable', 'The database is away, so no place on a machine can be taken.', {
+            cause: error,
+            retryAfterMs: 1_000
+          })
+        }
+        await new Promise(resolve => setTimeout(resolve, pauseMs))
+      }
+    }
+  }
+
+  function release(deviceId: string, attemptId: string, afterMs: number): void {
+    if (afterMs > 0) later(afterMs, () => release(deviceId, attemptId, 0))
+    else {
+      releaseSlot(pool, deviceId, attemptId).catch((error: unknown) => {
+        log('a place on a machine could not be given back yet', error)
+        later(1_000, () => release(deviceId, attemptId, 0))
+      })
+    }
+  }
+
+  function later(ms: number, act: () => void): void {
+    if (closed) return
+    const timer = setTimeout(() => {
+      timers.delete(timer)
+      act()
+    }, ms)
+    timers.add(timer)
+  }
+
+  return {
+    claim,
+    release,
+    close() {
+      closed = true
+      for (const timer of timers) clearTimeout(timer)
+    }
+  }
+}
+
+/** A claim whose answer was lost on the way, tried again: the attempt has its place already. */
+function isTaken(error: unknown): boolean {
+  return (error as { code?: unknown }).code === '23505'
+}
