@@ -1,0 +1,184 @@
+// Recorded traffic of the real providers, served by a fake one through the real gateway to the real client.
+// The recordings are not part of this repository; without them these tests are skipped by name.
+
+import { existsSync, readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import type OpenAI from 'openai'
+import t from 'tap'
+import { createDatabase } from '../support/cluster.ts'
+import { startGateway } from '../support/gateway.ts'
+import { type Behaviour, startCompatible, startOllama } from '../support/upstream.ts'
+
+const folder = fileURLToPath(new URL('../../../shared/data/recordings/', import.meta.url))
+const skip = existsSync(folder) ? false : 'the recordings of ../shared/data/recordings are not here'
+
+interface Interaction {
+  readonly request: { readonly method: string; readonly uri: string; readonly body: Record<string, unknown> }
+  readonly response: { readonly status: number; readonly headers: Record<string, string | string[]>; readonly body: unknown }
+}
+
+function recorded(name: string): Interaction[] {
+  const { interactions } = JSON.parse(readFileSync(`${folder}${name}.json`, 'utf8')) as { interactions: Interaction[] }
+  return interactions.filter(({ request }) => /chat(\/completions)?$/.test(request.uri))
+}
+
+function textOf({ response }: Interaction): string {
+  return typeof response.body === 'string' ? response.body : JSON.stringify(response.body)
+}
+
+/** Serves a recorded answer in pieces that end where `cuts` says. */
+function replay(interaction: Interaction, cuts: readonly number[] = []): Behaviour {
+  const bytes = Buffer.from(textOf(interaction))
+  return async (_call, response) => {
+    const type = interaction.response.headers['content-type']
+    response.writeHead(interaction.response.status, { 'content-type': String(type ?? 'application/json') })
+    response.flushHeaders()
+    let from = 0
+    for (const cut of cuts) {
+      response.write(bytes.subarray(from, cut))
+      from = cut
+      // One piece, one packet.
+      await new Promise(resolve => setImmediate(resolve))
+    }
+    response.end(bytes.subarray(from))
+  }
+}
+
+t.test('recordings', { skip }, async t => {
+  const database = await createDatabase(t)
+  const compatible = await startCompatible(t, { models: [{ id: 'recorded', created: 1 }] })
+  const router = await startCompatible(t, { models: [{ id: 'recorded', created: 1 }] })
+  const ollama = await startOllama(t, { models: ['llama3', 'llama3.1'] })
+  const gateway = await startGateway(t, {
+    databaseUrl: database.url,
+    config: {
+      machines: { box: { url: ollama.origin, max_concurrency: 16 } },
+      providers: {
+        openai: { base_url: `${compatible.origin}/v1`, api_key: 'sk-recorded-0000000000', models: ['recorded'] },
+        openrouter: { type: 'openrouter', base_url: `${router.origin}/v1`, api_key: 'sk-or-recorded-00000000', models: ['recorded'] }
+      }
+    }
+  })
+  const client = gateway.client()
+  const streams = [
+    { name: 'openai-chat-stream-2', provider: 'openai', fake: compatible },
+    { name: 'openrouter-chat-stream', provider: 'openrouter', fake: router },
+    { name: 'openrouter-stream-reasoning', provider: 'openrouter', fake: router },
+    { name: 'openrouter-stream-error', provider: 'openrouter', fake: router },
+    { name: 'openrouter-tool-calls-2026-08', provider: 'openrouter', fake: router },
+    { name: 'ollama-compat-chat-stream-thinking', provider: 'openai', fake: compatible },
+    { name: 'ollama-compat-stream-2026-08', provider: 'openai', fake: compatible },
+    { name: 'ollama-compat-parallel-tools', provider: 'openai', fake: compatible }
+  ]
+
+  for (const { name, provider, fake } of streams) {
+    recorded(name).forEach((interaction, index) => {
+      const text = textOf(interaction)
+      if (interaction.response.status !== 200 || (!text.startsWith('data:') && !text.startsWith(':'))) return
+      const request = {
+        ...interaction.request.body,
+        model: `${provider}/recorded`
+      } as unknown as OpenAI.ChatCompletionCreateParamsStreaming
+      t.test(`${name} ${index}: the strictest path of the client finishes it`, async t => {
+        fake.behaviour = replay(interaction)
+        const final = await client.chat.completions.stream(request as never).finalChatCompletion()
+        const whole = expected(text)
+        t.equal(final.choices[0]?.message.content ?? '', whole.content)
+        t.equal(final.choices[0]?.finish_reason, whole.finish)
+        t.same(
+          (final.choices[0]?.message.tool_calls ?? []).map(call =>
+            'function' in call ? [call.id, call.function.name, call.function.arguments] : []
+          ),
+          whole.tools
+        )
+      })
+      t.test(`${name} ${index}: the client's bytes are the upstream's, but for the usage event, wherever the chunks are cut`, async t => {
+        const unasked = { ...request, stream: true, stream_options: undefined }
+        const kept = text
+          .split(/(?<=\n\n)/)
+          .filter(event => !isFinalUsage(event))
+          .join('')
+        const length = Buffer.byteLength(text)
+        // Every place in a small recording is a lot of requests; the adapter's own test tries them all.
+        for (let round = 0; round < 25; round++) {
+          const cut = Math.floor((length * (round + 0.5)) / 25)
+          fake.behaviour = replay(interaction, round === 0 ? [] : [cut - 1, cut, cut + 1])
+          const answer = await gateway.fetch('/v1/chat/completions', { json: unasked })
+          t.equal(await answer.text(), kept, `cut at ${cut}`)
+        }
+      })
+    })
+  }
+
+  t.test('ollama-native-chat-stream: the native stream becomes one the client finishes', async t => {
+    for (const interaction of recorded('ollama-native-chat-stream')) {
+      const lines = textOf(interaction)
+        .trim()
+        .split('\n')
+        .map(line => JSON.parse(line) as { message?: { content: string }; eval_count?: number })
+      const content = lines.map(line => line.message?.content ?? '').join('')
+      const length = Buffer.byteLength(textOf(interaction))
+      for (const cuts of [[], [1, 2, 3], [Math.floor(length / 2)], [length - 3, length - 1]]) {
+        ollama.behaviour = replay(interaction, cuts)
+        const final = await client.chat.completions
+          .stream({ model: 'llama3', messages: interaction.request.body.messages as never, stream_options: { include_usage: true } })
+          .finalChatCompletion()
+        t.equal(final.choices[0]?.message.content, content)
+        t.equal(final.usage?.completion_tokens, lines.at(-1)?.eval_count)
+      }
+    }
+  })
+
+  t.test("errors: each provider's own form becomes OpenAI's", async t => {
+    const cases: [string, string, typeof compatible, number][] = [
+      ['openrouter-error-401', 'openrouter', router, 502],
+      ['ollama-cloud-error-401', 'openai', compatible, 502]
+    ]
+    for (const [name, provider, fake, status] of cases) {
+      const [interaction] = recorded(name)
+      if (interaction === undefined) throw new Error(`${name} holds no chat request`)
+      fake.behaviour = replay(interaction)
+      const answer = await gateway.fetch('/v1/chat/completions', {
+        json: { model: `${provider}/recorded`, messages: [{ role: 'user', content: 'hi' }] }
+      })
+      t.equal(answer.status, status)
+      t.match(await answer.json(), { error: { message: /401/, type: 'server_error', param: null, code: 'upstream_denied' } })
+    }
+  })
+})
+
+interface Whole {
+  content: string
+  finish: string | null
+  tools: [string, string, string][]
+}
+
+/** What a stream says when it is put together, by the rules of the protocol. */
+function expected(text: string): Whole {
+  const whole: Whole = { content: '', finish: null, tools: [] }
+  for (const line of text.split('\n')) {
+    if (!line.startsWith('data: {')) continue
+    const chunk = JSON.parse(line.slice(6)) as {
+      choices?: {
+        delta?: { content?: string; tool_calls?: { index: number; id?: string; function?: { name?: string; arguments?: string } }[] }
+        finish_reason?: string | null
+      }[]
+    }
+    for (const choice of chunk.choices ?? []) {
+      whole.content += choice.delta?.content ?? ''
+      whole.finish = choice.finish_reason || whole.finish
+      for (const call of choice.delta?.tool_calls ?? []) {
+        const known = (whole.tools[call.index] ??= [call.id ?? '', call.function?.name ?? '', ''])
+        known[2] += call.function?.arguments ?? ''
+      }
+    }
+  }
+  return whole
+}
+
+/** The last event with figures and nothing new; and what OpenRouter says after the end of an answer. */
+function isFinalUsage(event: string): boolean {
+  if (!event.startsWith('data: {')) return false
+  const chunk = JSON.parse(event.slice(6)) as { usage?: object | null; error?: object; choices: { delta: { content?: string } }[] }
+  return chunk.error !== undefined || (chunk.usage != null && chunk.choices.every(choice => !choice.delta.content))
+}
