@@ -1,5 +1,6 @@
 // The only place that makes error bodies. Every answer that is not a success has OpenAI's four keys.
 
+import type { IncomingMessage } from 'node:http'
 import type { FastifyError, FastifyInstance } from 'fastify'
 import { GatewayError, toGatewayError } from '../../routing/errors.ts'
 import { standardHeaders } from '../context.ts'
@@ -48,6 +49,11 @@ export function registerErrors(app: FastifyInstance, log: (message: string, erro
     if (error.code === 'internal_error') log('a request failed in a way nobody foresaw', thrown)
     request.context.error = error
     const answer = errorReply(error)
+    if (error.code === 'payload_too_large') {
+      // Closed with its body unread, the client would see a broken pipe instead of the answer.
+      reply.removeHeader('connection')
+      drain(request.raw)
+    }
     reply
       .code(answer.status)
       .headers({ ...standardHeaders(request.context), ...answer.headers })
@@ -59,6 +65,19 @@ export function registerErrors(app: FastifyInstance, log: (message: string, erro
     reply.header('allow', allowed.join(', '))
     throw new GatewayError('method_not_allowed', `${pathOf(request.url)} takes ${allowed.join(', ')}, not ${request.method}.`)
   })
+}
+
+// Twice the largest body: whoever sends more does not listen for an answer.
+const drainedBytesAtMost = 64 * 1024 * 1024
+
+/** Reads a body that nobody wants, up to a bound; the request's own time-out ends a slow one. */
+function drain(request: IncomingMessage): void {
+  let bytes = 0
+  request.on('data', (chunk: Buffer) => {
+    bytes += chunk.length
+    if (bytes > drainedBytesAtMost) request.destroy()
+  })
+  request.resume()
 }
 
 /** Fastify's own refusals in our words. */
