@@ -4,6 +4,7 @@ import type { Socket } from 'node:net'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import type { Catalog } from '../routing/catalog.ts'
 import type { Dispatch } from '../routing/dispatch.ts'
+import { GatewayError } from '../routing/errors.ts'
 import type { RequestContext } from './context.ts'
 import type { KeyCache } from './keys.ts'
 import { registerAuth } from './plugins/auth.ts'
@@ -74,6 +75,13 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
       if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
       socket.end(rawErrorAnswer(error.code))
     }
+  })
+  // Node would answer with an empty 417.
+  app.server.on('checkExpectation', (_request, response) => {
+    const { status, headers, body } = errorReply(
+      new GatewayError('invalid_request', 'Of Expect headers only "100-continue" is understood.', { status: 417 })
+    )
+    response.writeHead(status, { ...headers, 'x-request-id': ports.newId(), connection: 'close' }).end(body)
   })
   app.decorate('knownRoutes', [])
   app.addHook('onRoute', route => {

@@ -189,6 +189,7 @@ t.test('framing and Host: what two readers could understand differently is refus
       `POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n${key}\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n${end}0\r\n\r\n`,
       /^HTTP\/1.1 400[\s\S]*"error"/
     ],
+    ['an odd Expect', `GET /health HTTP/1.1\r\nhost: localhost\r\nexpect: nonsense\r\n${end}`, /^HTTP\/1.1 417[\s\S]*"error"/],
     ['no HTTP', 'hello\r\n\r\n', /^HTTP\/1.1 400[\s\S]*"error"/],
     ['a __proto__ header', `GET /v1/models HTTP/1.1\r\nhost: localhost\r\n__proto__: x\r\n${key}\r\n${end}`, /^HTTP\/1.1 200/]
   ]
