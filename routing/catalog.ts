@@ -2,7 +2,7 @@
 
 import { nearest } from './nearest.ts'
 import { type PriceBook, priceOf, unlistedTarget } from './targets.ts'
-import type { Target, Upstream } from './types.ts'
+import type { Target, Upstream, VectorSpace } from './types.ts'
 
 export type Alias =
   | { readonly kind: 'ordered'; readonly models: readonly string[] }
@@ -19,6 +19,8 @@ export interface CatalogSource {
   /** What `auto` tries first. */
   readonly auto: readonly string[]
   readonly prices: PriceBook
+  /** Models declared to make the same vectors, by `upstream/model` or by model; any other is a space of its own. */
+  readonly vectorSpaces: ReadonlyMap<string, string>
   /** Answers by name always, and `auto` only when there is nothing else. */
   readonly demo: Target
 }
@@ -32,6 +34,8 @@ export interface Catalog {
   readonly source: CatalogSource
   /** `random` in [0, 1) chooses within weighted aliases. */
   resolve(name: string, random: number): Resolution
+  /** The vector space a name stands for: that of the first model it names. Null for `auto` and its like, which stand for none. */
+  spaceOf(name: string): VectorSpace | null
   /** One entry per model name, own machines first; with the targets that serve it. */
   readonly models: readonly CatalogModel[]
 }
@@ -48,7 +52,7 @@ export function isVirtual(name: string): boolean {
   return virtual.includes(name)
 }
 
-// OpenRouter's variants of a listed model, which its list does not repeat (protocols: OpenRouter 1).
+// OpenRouter's variants of a listed model, which its list does not repeat.
 const openrouterVariant = /:(nitro|floor|online|thinking|extended|exacto)$/
 
 export function createCatalog(source: CatalogSource): Catalog {
@@ -62,7 +66,7 @@ export function createCatalog(source: CatalogSource): Catalog {
     own.set(name, target)
   }
   const upstreams = new Map(source.upstreams.map(upstream => [upstream.id, upstream]))
-  const answers = source.targets.filter(target => target.chat)
+  const answers = source.targets.filter(target => target.operations.includes('chat'))
 
   function resolve(name: string, random: number): Resolution {
     const targets = named(name, random, { auto: true, alias: true })
@@ -140,7 +144,37 @@ export function createCatalog(source: CatalogSource): Catalog {
       })
   }
 
-  return { source, resolve, models: list(source, byModel) }
+  function spaceOf(name: string): VectorSpace | null {
+    if (isVirtual(name)) return null
+    const alias = source.aliases.get(name)
+    const first = alias === undefined ? name : inOrder(alias, 0)[0]
+    if (first === undefined || isVirtual(first)) return null
+    const space = namedSpace(...boundParts(first))
+    return { name: space, has: target => spaceName(target.upstream.id, target.model) === space }
+  }
+
+  /** A plain name that is declared only together with an upstream is that space, unless it also runs where it is not. */
+  function namedSpace(upstream: string | null, model: string): string {
+    const plain = spaceName(upstream, model)
+    if (upstream !== null || plain !== canonical(model)) return plain
+    const spaces = (byModel.get(plain) ?? []).map(target => spaceName(target.upstream.id, target.model))
+    return spaces.length === 0 || spaces.includes(plain) ? plain : (spaces[0] as string)
+  }
+
+  function spaceName(upstream: string | null, model: string): string {
+    const name = canonical(model)
+    return (upstream === null ? undefined : source.vectorSpaces.get(`${upstream}/${name}`)) ?? source.vectorSpaces.get(name) ?? name
+  }
+
+  /** The upstream a name is bound to, if it is, and the model there. */
+  function boundParts(name: string): readonly [string | null, string] {
+    const slash = name.indexOf('/')
+    const prefix = name.slice(0, Math.max(0, slash))
+    if (upstreams.has(prefix)) return [prefix, name.slice(slash + 1)]
+    return prefix === 'ollama' ? [null, name.slice(slash + 1)] : [null, name]
+  }
+
+  return { source, resolve, spaceOf, models: list(source, byModel) }
 }
 
 /** `x` and `x:latest` are one. */

@@ -1,10 +1,21 @@
 // Which targets may answer a request, in which order, and why each other one may not. Pure.
 
-import { isVirtual } from './catalog.ts'
+import { canonical, isVirtual } from './catalog.ts'
 import { GatewayError } from './errors.ts'
-import type { ChatRequest, Feature, Target } from './types.ts'
+import { matchesAny } from './patterns.ts'
+import { providerOf } from './targets.ts'
+import type { Caller, Feature, ModelRequest, Operation, Target, VectorSpace } from './types.ts'
 
-export type Rejection = 'context' | 'cooling_down' | 'full' | 'not_chat' | 'not_local' | `lacks_${Feature}`
+export type Rejection =
+  | 'context'
+  | 'cooling_down'
+  | 'full'
+  | 'not_allowed'
+  | 'not_chosen'
+  | 'not_local'
+  | 'other_vector_space'
+  | `lacks_${Feature}`
+  | `no_${Operation}`
 
 export interface Rejected {
   readonly target: string
@@ -18,10 +29,13 @@ export type Decision =
   | { readonly action: 'refuse'; readonly error: GatewayError; readonly rejected: readonly Rejected[] }
 
 export interface DecisionInput {
-  readonly request: ChatRequest
+  readonly request: ModelRequest
+  readonly caller: Pick<Caller, 'models' | 'providers'>
   readonly targets: readonly Target[]
   /** The order of `targets` is somebody's will. */
   readonly ordered: boolean
+  /** Of embeddings: the only space whose vectors may be given; null for everything else. */
+  readonly space: VectorSpace | null
   /** The house's rule for all requests. */
   readonly localOnly: boolean
   readonly mayQueue: boolean
@@ -42,13 +56,18 @@ export interface DecisionView {
 // Which request field a feature comes from, for the error that names it.
 const parameters: Record<Feature, string> = {
   audio: 'modalities',
+  best_of: 'best_of',
+  echo_prompt: 'echo',
   file: 'messages',
   forced_tool_choice: 'tool_choice',
+  functions: 'functions',
   json_object: 'response_format',
   json_schema: 'response_format',
   logprobs: 'logprobs',
   n: 'n',
+  prompts: 'prompt',
   reasoning: 'reasoning_effort',
+  suffix: 'suffix',
   tools: 'tools',
   vision: 'messages'
 }
@@ -88,13 +107,16 @@ export function decide(input: DecisionInput, view: DecisionView): Decision {
 
 function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): Rejection | null {
   // 1
+  if (input.request.only !== undefined && target.id !== input.request.only) return 'not_chosen'
+  if (!isAllowed(target, input.request.model, input.caller)) return 'not_allowed'
   if ((input.localOnly || input.request.localOnly) && !target.upstream.own) return 'not_local'
-  if (!target.chat) return 'not_chat'
+  if (!target.operations.includes(input.request.operation)) return `no_${input.request.operation}`
+  if (input.space !== null && !input.space.has(target)) return 'other_vector_space'
   for (const feature of input.request.needs) {
     if (!view.canCarry(target, feature) || (target.features !== null && !target.features.has(feature))) return `lacks_${feature}`
   }
   // 2
-  if (target.contextTokens !== null && input.request.prompt.low > target.contextTokens) return 'context'
+  if (target.contextTokens !== null && input.request.longest.low > target.contextTokens) return 'context'
   // 3
   if (view.coolingMs(target) > 0) return 'cooling_down'
   const slots = target.upstream.device?.maxConcurrency
@@ -103,8 +125,8 @@ function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): 
 }
 
 // 4
-function rankKey(target: Target, index: number, ordered: boolean, request: ChatRequest, view: DecisionView): readonly number[] {
-  const expected = request.prompt.expected + (request.maxOutputTokens ?? 0)
+function rankKey(target: Target, index: number, ordered: boolean, request: ModelRequest, view: DecisionView): readonly number[] {
+  const expected = request.longest.expected + (request.maxOutputTokens ?? 0)
   return [
     view.isDenied(target) || view.isMissing(target) ? 2 : view.isOpen(target) ? 1 : 0,
     target.contextTokens !== null && expected > target.contextTokens ? 1 : 0,
@@ -114,6 +136,16 @@ function rankKey(target: Target, index: number, ordered: boolean, request: ChatR
     target.upstream.own ? view.inFlight(target) : 0,
     index
   ]
+}
+
+/** `*` is the only wildcard. A name that was allowed as such, like an alias, allows all that it stands for. */
+export function isAllowed(
+  target: Target,
+  requested: string,
+  { models, providers }: { readonly models: readonly string[] | null; readonly providers: readonly string[] | null }
+): boolean {
+  if (providers !== null && !matchesAny(providers, [target.upstream.id, providerOf(target.upstream)])) return false
+  return models === null || matchesAny(models, [requested, canonical(target.model), target.model, target.id])
 }
 
 function compare(a: readonly number[], b: readonly number[]): number {
@@ -130,6 +162,10 @@ function reasonFor(first: Target, count: number, isGiven: boolean): string {
   return first.upstream.own ? (first.loaded ? 'own_loaded' : 'own_first') : 'configured_order'
 }
 
+const able: Record<Operation, string> = { chat: 'answer chat requests', complete: 'continue texts', embed: 'make embeddings' }
+/** The field of a request that holds its text. */
+const inputOf: Record<Operation, string> = { chat: 'messages', complete: 'prompt', embed: 'input' }
+
 function refusal(input: DecisionInput, rejected: readonly Rejected[], view: DecisionView): GatewayError {
   const { request } = input
   const reasons = new Set(rejected.map(({ reason }) => reason))
@@ -138,7 +174,12 @@ function refusal(input: DecisionInput, rejected: readonly Rejected[], view: Deci
   // A target that may not be asked anyway has no room for this request and frees none.
   const left = (...given: readonly Rejection[]): Target[] =>
     input.targets.filter(({ id }) => rejected.some(({ target, reason }) => target === id && given.includes(reason)))
-  if (only('not_chat')) return new GatewayError('invalid_request', `${model} does not answer chat requests.`, { param: 'model' })
+  if (only('not_allowed')) return new GatewayError('forbidden', `This key may not use the model "${request.model}".`, { param: 'model' })
+  // The models of another space could not stand in for it anyway.
+  const isUnable = request.operation === 'embed' && reasons.has('no_embed') && reasons.size === 2 && reasons.has('other_vector_space')
+  if (only(`no_${request.operation}`) || isUnable) {
+    return new GatewayError('invalid_request', `${model} does not ${able[request.operation]}.`, { param: 'model' })
+  }
   if (reasons.has('full') || reasons.has('cooling_down')) {
     return new GatewayError('no_capacity', `${model} is busy everywhere it could run now.`, {
       retryAfterMs: retryAfterMs(left('full', 'cooling_down'), view)
@@ -148,8 +189,8 @@ function refusal(input: DecisionInput, rejected: readonly Rejected[], view: Deci
     const largest = Math.max(...left('context').map(target => target.contextTokens ?? 0))
     return new GatewayError(
       'context_length_exceeded',
-      `This request has at least ${request.prompt.low} tokens, but ${model.replace('The', 'the')} can hold at most ${largest} here.`,
-      { param: 'messages' }
+      `This request has at least ${request.longest.low} tokens, but ${model.replace('The', 'the')} can hold at most ${largest} here.`,
+      { param: inputOf[request.operation] }
     )
   }
   const lacked = [...reasons].find(reason => reason.startsWith('lacks_'))
@@ -167,8 +208,8 @@ function refusal(input: DecisionInput, rejected: readonly Rejected[], view: Deci
   return new GatewayError('no_capacity', `${model} has no machine that could run it now.`, { retryAfterMs: 5_000 })
 }
 
-/** When something may be free again: the shortest rest, or a usual answer's time; 1 to 60 s. */
+/** When something may be free again: the shortest rest, or a usual answer's time, which counts for a minute at most; 1 s or more. */
 function retryAfterMs(targets: readonly Target[], view: DecisionView): number {
-  const waits = targets.map(target => view.coolingMs(target) || view.averageMs(target) || 2_000)
-  return Math.min(60_000, Math.max(1_000, Math.ceil(Math.min(...waits))))
+  const waits = targets.map(target => view.coolingMs(target) || Math.min(60_000, view.averageMs(target) || 2_000))
+  return Math.max(1_000, Math.ceil(Math.min(...waits)))
 }

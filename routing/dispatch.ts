@@ -1,80 +1,15 @@
-// Carries one request through: decide, slot, attempt, next target, until it is answered or refused. All I/O comes in as ports.
+// Carries one request through: decide, slot, call, next target, until it is answered or refused. All I/O comes in as ports.
 
+import { type CallEnd, startCall } from './call.ts'
 import type { Catalog } from './catalog.ts'
 import { formatUsd } from './cost.ts'
-import { type DecisionView, decide, type Rejected } from './decide.ts'
+import { type Decision, type DecisionView, decide, type Rejected } from './decide.ts'
 import { GatewayError, toGatewayError } from './errors.ts'
 import type { Load } from './load.ts'
+import type { Breakers, CallRecord, Dimensions, Ledger, Outcome, Reply, Slots } from './ports.ts'
 import type { RetryBudget } from './retries.ts'
-import type { Adapter, Attempt, AttemptEnd, AttemptHandle, AttemptObserver, Caller, ChatRequest, Target, Usage } from './types.ts'
-
-/** Where the answer goes. Called in this order: `start` once, then `frames` or one `body`, then `finish`; or `fail`, whenever it must be. */
-export interface Reply {
-  start(facts: ReplyFacts): void
-  /** False = the reader is full; `resume` of the run is called when it has room. */
-  frames(events: Buffer): boolean
-  body(json: Buffer): void
-  /** `done`: the upstream's own terminator, or null for ours. */
-  finish(done: Buffer | null): void
-  /** Before `start` an error body, after it an error frame. */
-  fail(error: GatewayError): void
-  /** Exactly once, after everything else. */
-  over(summary: RunSummary): void
-}
-
-export interface ReplyFacts {
-  readonly target: Target
-  readonly reason: string
-  /** Known before the body of an answer that is not streamed. */
-  readonly nanoUsd: number | null
-}
-
-export interface RunSummary {
-  readonly outcome: Outcome
-  readonly error: GatewayError | null
-  readonly target: Target | null
-  readonly attempts: number
-  readonly rejected: readonly Rejected[]
-  readonly usage: Usage | null
-  readonly nanoUsd: number | null
-  readonly ttftMs: number | null
-}
-
-export type Outcome = 'ok' | 'failed' | 'aborted'
-
-export interface Settlement {
-  readonly outcome: Outcome
-  /** Null: the upstream gave no figures. */
-  readonly usage: Usage | null
-  /** Pieces of output seen, for an estimate where there are no figures. */
-  readonly tokensSeen: number
-  readonly sent: boolean
-  readonly error: GatewayError | null
-  readonly durationMs: number
-  readonly ttftMs: number | null
-}
-
-export interface Settled {
-  readonly nanoUsd: number | null
-  readonly estimated: boolean
-}
-
-export interface Ledger {
-  /** Written down before the call, so that a kill cannot hide what it cost. */
-  begin(attempt: Attempt, caller: Caller): void
-  settle(attempt: Attempt, settlement: Settlement): Settled
-}
-
-export interface Slots {
-  /** One of the machine's places for this attempt; false when all are taken. Throws GatewayError when nobody can say. */
-  claim(deviceId: string, attemptId: string): Promise<boolean>
-  release(deviceId: string, attemptId: string, afterMs: number): void
-}
-
-export interface Breakers {
-  isOpen(targetId: string): boolean
-  record(targetId: string, error: GatewayError | null): void
-}
+import { providerOf } from './targets.ts'
+import type { Adapter, Attempt, AttemptHandle, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
 
 export interface DispatchPorts {
   readonly catalog: () => Catalog
@@ -84,6 +19,7 @@ export interface DispatchPorts {
   readonly retries: RetryBudget
   readonly slots: Slots
   readonly ledger: Ledger
+  readonly dimensions: Dimensions
   readonly localOnly: boolean
   /** Milliseconds of a clock that never jumps. */
   readonly now: () => number
@@ -99,10 +35,15 @@ export interface Run {
   cancel(error: GatewayError | null): void
 }
 
-export type Dispatch = (request: ChatRequest, caller: Caller, reply: Reply) => Run
+export interface Dispatch {
+  /** Carries the request through; `reply` hears of everything. */
+  run(request: ModelRequest, caller: Caller, reply: Reply): Run
+  /** What would be done with it now, touching nothing. */
+  plan(request: ModelRequest, caller: Caller): Decision
+  /** Whether a target honours a feature by itself. */
+  canCarry(target: Target, feature: ModelRequest['needs'][number]): boolean
+}
 
-// Lifecycle frames (a role, an empty delta) held back until a token comes; more than this is no lifecycle any more.
-const heldBytesAtMost = 64 * 1024
 // A machine may notice a closed connection after the next call has arrived; its slot is given on a little later.
 const abortedSlotRestMs = 100
 
@@ -116,25 +57,63 @@ export function createDispatch(ports: DispatchPorts): Dispatch {
     inFlight: target => ports.load.inFlight(target.upstream.id),
     averageMs: target => ports.load.averageMs(target.upstream.id)
   }
-  return (request, caller, reply) => createRun({ ports, view, request, caller, reply })
+
+  function planned(request: ModelRequest, caller: Caller): { decision: Decision; space: VectorSpace | null } {
+    const catalog = ports.catalog()
+    const isEmbedding = request.operation === 'embed'
+    // Vectors of two models cannot be mixed, so nothing about embeddings is left to chance.
+    const resolution = catalog.resolve(request.model, isEmbedding ? 0 : ports.random())
+    const space = isEmbedding ? catalog.spaceOf(request.model) : null
+    const error = !resolution.found
+      ? unknownModel(request.model, resolution.nearest)
+      : isEmbedding && space === null
+        ? new GatewayError(
+            'invalid_request',
+            `Embeddings need a model by its name, not "${request.model}": vectors of different models cannot be compared.`,
+            { param: 'model' }
+          )
+        : null
+    if (error !== null || !resolution.found) {
+      return { decision: { action: 'refuse', error: error as GatewayError, rejected: [] }, space }
+    }
+    const { targets, ordered } = resolution
+    return { decision: decide({ request, caller, targets, ordered, space, localOnly: ports.localOnly, mayQueue: false }, view), space }
+  }
+
+  return {
+    run: (request, caller, reply) => createRun({ ports, view, planned, request, caller, reply }),
+    plan: (request, caller) => planned(request, caller).decision,
+    canCarry: (target, feature) => view.canCarry(target, feature) && (target.features === null || target.features.has(feature))
+  }
+}
+
+function unknownModel(model: string, nearest: readonly string[]): GatewayError {
+  const hint = nearest.length === 0 ? '' : ` Did you mean ${nearest.map(name => `"${name}"`).join(', ')}?`
+  return new GatewayError('model_not_found', `The model "${model}" does not exist here.${hint} GET /v1/models lists what does.`, {
+    param: 'model'
+  })
 }
 
 function createRun({
   ports,
   view,
+  planned,
   request,
   caller,
   reply
 }: {
   ports: DispatchPorts
   view: DecisionView
-  request: ChatRequest
+  planned: (request: ModelRequest, caller: Caller) => { decision: Decision; space: VectorSpace | null }
+  request: ModelRequest
   caller: Caller
   reply: Reply
 }): Run {
   const beganAt = ports.now()
+  const calls: CallRecord[] = []
   let ranked: readonly Target[] = []
   let rejected: Rejected[] = []
+  let space: VectorSpace | null = null
   let reason = ''
   let next = 0
   let attempts = 0
@@ -144,26 +123,14 @@ function createRun({
   let cancelled: GatewayError | 'silent' | null = null
   let lastError: GatewayError | null = null
   let largestContextTried = 0
-  let summary: RunSummary | null = null
 
   begin()
   return { resume: () => handle?.resume(), cancel }
 
   function begin(): void {
-    const resolution = ports.catalog().resolve(request.model, ports.random())
-    if (!resolution.found) {
-      const hint = resolution.nearest.length === 0 ? '' : ` Did you mean ${resolution.nearest.map(name => `"${name}"`).join(', ')}?`
-      return finish(
-        'failed',
-        new GatewayError('model_not_found', `The model "${request.model}" does not exist here.${hint} GET /v1/models lists what does.`, {
-          param: 'model'
-        })
-      )
-    }
-    const decision = decide(
-      { request, targets: resolution.targets, ordered: resolution.ordered, localOnly: ports.localOnly, mayQueue: false },
-      view
-    )
+    const plan = planned(request, caller)
+    const { decision } = plan
+    space = plan.space
     rejected = [...decision.rejected]
     if (decision.action === 'refuse') return finish('failed', decision.error)
     if (decision.action === 'enqueue') return finish('failed', new GatewayError('no_capacity', 'Every machine for this model is busy.'))
@@ -203,7 +170,7 @@ function createRun({
 
   function run(attempt: Attempt, hasSlot: boolean): void {
     const { target } = attempt
-    const { id: upstreamId, device } = target.upstream
+    const { device } = target.upstream
     const adapter = ports.adapters.get(target.upstream.adapter)
     const giveBack = (afterMs: number): void => {
       if (hasSlot && device !== null) ports.slots.release(device.id, attempt.id, afterMs)
@@ -218,8 +185,21 @@ function createRun({
       giveBack(0)
       return finish('failed', lastError ?? allFull())
     }
+    let running: AttemptHandle | null = null
     try {
-      ports.ledger.begin(attempt, caller)
+      handle = running = startCall(
+        ports,
+        { adapter, attempt, caller, mismatch },
+        {
+          begin: () => start(target, null),
+          frames: events => reply.frames(events),
+          end(end) {
+            if (handle === running) handle = null
+            giveBack(end.outcome === 'aborted' ? abortedSlotRestMs : 0)
+            ended(end)
+          }
+        }
+      )
     } catch (error) {
       // What cannot be written down is not spent.
       giveBack(0)
@@ -231,128 +211,86 @@ function createRun({
         })
       )
     }
+    ports.breakers.begin(target.id)
     attempts++
     if (attempts === 1) ports.retries.count()
-    const startedAt = ports.now()
-    let held: Buffer[] = []
-    let heldBytes = 0
-    let tokensSeen = 0
-    let ttftMs: number | null = null
-    let usage: Usage | null = null
-    let usageEvent: Buffer | null = null
-    let body: Buffer | null = null
+    // The client left before there was anything to close.
+    if (cancelled !== null) running.abort()
+  }
 
-    // An adapter may end at once, e.g. on a request it cannot translate; its end is taken once `handle` stands.
-    let launched = false
-    let isEnded = false
-    let running: AttemptHandle | null = null
-    const observer: AttemptObserver = {
-      frames(events, tokens) {
-        if (isEnded) return true
-        tokensSeen += tokens
-        if (!started) {
-          if (tokens === 0 && heldBytes + events.length <= heldBytesAtMost) {
-            held.push(events)
-            heldBytes += events.length
-            return true
-          }
-          ttftMs = ports.now() - startedAt
-          start(target, null)
-          if (held.length > 0 && !isEnded) reply.frames(held.length === 1 ? (held[0] as Buffer) : Buffer.concat(held))
-          held = []
-        }
-        // The client may have left while it was being told.
-        if (isEnded) return true
-        return reply.frames(events)
-      },
-      body(json) {
-        body = json
-        // Only for an upstream that does not count: its text at four bytes a token, without the envelope.
-        tokensSeen = Math.ceil(Math.max(0, json.length - 300) / 4)
-      },
-      usage(figures, event) {
-        usage = figures
-        usageEvent = event
-      },
-      end(result) {
-        if (launched) ended(result)
-        else queueMicrotask(() => ended(result))
-      }
-    }
-    ports.load.begin(upstreamId)
-    try {
-      handle = running = adapter.chat(attempt, observer)
-      launched = true
-      // The client left before there was anything to close.
-      if (cancelled !== null) running.abort()
-    } catch (error) {
-      ended({ ok: false, error: toGatewayError(error), sent: false })
-    }
-
-    function ended(result: AttemptEnd): void {
-      if (isEnded) return
-      isEnded = true
-      if (handle === running) handle = null
-      const durationMs = ports.now() - startedAt
-      const error = result.ok ? null : result.error
-      const outcome: Outcome = result.ok ? 'ok' : error?.code === 'client_gone' ? 'aborted' : 'failed'
-      const settled = ports.ledger.settle(attempt, {
-        outcome,
-        usage,
-        tokensSeen,
-        error,
-        durationMs,
-        sent: result.ok || result.sent,
-        ttftMs: ttftMs ?? (result.ok ? durationMs : null)
+  /** Vectors of another length than those of the same space, or than were asked for, are of no use to anyone. */
+  function mismatch(dimensions: number): GatewayError | null | Promise<GatewayError | null> {
+    if (space === null || request.embedding === null) return null
+    const { name } = space
+    const asked = request.embedding.dimensions
+    if (asked !== null) {
+      if (asked === dimensions) return null
+      return new GatewayError('dimension_mismatch', `${asked} dimensions were asked for, but "${request.model}" gave ${dimensions}.`, {
+        param: 'dimensions'
       })
-      ports.load.finish(upstreamId, durationMs)
-      giveBack(outcome === 'aborted' ? abortedSlotRestMs : 0)
-      learn(target, error)
-      summary = { outcome, error, target, attempts, rejected, usage, nanoUsd: settled.nanoUsd, ttftMs: ttftMs ?? durationMs }
-      if (result.ok) return answer(result.done ?? null, settled.nanoUsd)
-      const failure = result.error
-      if (started || cancelled !== null) return finish(outcome, failure)
-      lastError = failure
-      if (failure.code === 'context_length_exceeded') {
-        largestContextTried = Math.max(largestContextTried, target.contextTokens ?? Number.POSITIVE_INFINITY)
-        // Too long for this one is not too long for all: only larger ones are worth another try.
-        while (next < ranked.length && ((ranked[next] as Target).contextTokens ?? Number.POSITIVE_INFINITY) <= largestContextTried) next++
-        if (next < ranked.length) return tryNext()
-        return finish('failed', failure)
-      }
-      if (failure.nextTarget) return tryNext()
-      finish('failed', failure)
     }
+    const judge = (expected: number): GatewayError | null =>
+      expected === dimensions
+        ? null
+        : new GatewayError('dimension_mismatch', `Vectors of "${name}" have ${expected} dimensions, but these have ${dimensions}.`, {
+            param: 'model'
+          })
+    const known = ports.dimensions.known(name)
+    // The first vectors of a space: another gateway may have had others before.
+    return known === null ? ports.dimensions.learn(name, dimensions).then(judge) : judge(known)
+  }
 
-    function answer(done: Buffer | null, nanoUsd: number | null): void {
-      if (request.stream) {
-        if (!started) {
-          // A whole answer without one token: an empty answer is an answer.
-          start(target, null)
-          if (held.length > 0) reply.frames(Buffer.concat(held))
-        }
-        if (usageEvent !== null && request.includeUsage) reply.frames(withFacts(usageEvent, target, nanoUsd))
-        reply.finish(done)
-      } else if (body !== null) {
-        start(target, nanoUsd)
-        reply.body(body)
-      } else {
-        return finish('failed', new GatewayError('upstream_unavailable', `${upstreamId} ended without an answer.`))
-      }
-      finish('ok', null)
+  function ended(end: CallEnd): void {
+    calls.push(end)
+    learn(end.target, end.error)
+    const failure = end.error
+    if (failure === null) return answer(end)
+    if (started || cancelled !== null) return finish(end.outcome, failure)
+    lastError = failure
+    if (failure.code === 'context_length_exceeded') {
+      largestContextTried = Math.max(largestContextTried, end.target.contextTokens ?? Number.POSITIVE_INFINITY)
+      // Too long for this one is not too long for all: only larger ones are worth another try.
+      while (next < ranked.length && ((ranked[next] as Target).contextTokens ?? Number.POSITIVE_INFINITY) <= largestContextTried) next++
+      if (next < ranked.length) return tryNext()
+      return finish('failed', failure)
     }
+    if (failure.nextTarget) return tryNext()
+    finish('failed', failure)
+  }
+
+  function answer({ target, body, held, usageEvent, done }: CallEnd): void {
+    const nanoUsd = totalNanoUsd()
+    if (request.stream) {
+      if (!started) {
+        // A whole answer without one token: an empty answer is an answer.
+        start(target, null)
+        if (held !== null) reply.frames(held)
+      }
+      if (usageEvent !== null && request.includeUsage) reply.frames(withFacts(usageEvent, target, nanoUsd))
+      reply.finish(done)
+    } else if (body !== null) {
+      start(target, nanoUsd)
+      reply.body(body)
+    } else {
+      return finish('failed', new GatewayError('upstream_unavailable', `${target.upstream.id} ended without an answer.`))
+    }
+    finish('ok', null)
   }
 
   function start(target: Target, nanoUsd: number | null): void {
     started = true
-    reply.start({ target, reason: attempts > 1 ? 'fallback' : reason, nanoUsd })
+    const dropped = ports.adapters.get(target.upstream.adapter)?.dropped?.(request, target) ?? []
+    reply.start({ target, reason: reasonNow(), nanoUsd, dropped })
+  }
+
+  function reasonNow(): string {
+    return attempts > 1 ? 'fallback' : reason
   }
 
   /** Breakers, rests and marks: what this end says of the target. */
   function learn(target: Target, error: GatewayError | null): void {
-    if (error?.code === 'client_gone') return
     ports.breakers.record(target.id, error)
-    if (error === null) return
+    if (error === null || error.code === 'client_gone') return
     if (error.breaker === 'cool_down') ports.load.coolDown(target.id, error.retryAfterMs ?? 1_000)
     if (error.breaker === 'denied') ports.load.deny(target.upstream.id)
     if (error.breaker === 'not_here') {
@@ -363,10 +301,10 @@ function createRun({
 
   function withFacts(event: Buffer, target: Target, nanoUsd: number | null): Buffer {
     const facts = {
-      provider: target.upstream.device === null ? target.upstream.id : target.upstream.adapter,
+      provider: providerOf(target.upstream),
       model: target.model,
       device: target.upstream.device?.id ?? null,
-      reason: attempts > 1 ? 'fallback' : reason,
+      reason: reasonNow(),
       attempts,
       cost_usd: nanoUsd === null ? null : Number(formatUsd(nanoUsd))
     }
@@ -381,14 +319,25 @@ function createRun({
     handle?.abort()
   }
 
+  function totalNanoUsd(): number | null {
+    if (calls.length === 0) return null
+    return calls.reduce<number | null>((sum, { settled }) => (sum === null || settled.nanoUsd === null ? null : sum + settled.nanoUsd), 0)
+  }
+
+  /** After our own fallbacks, or where money may have been spent, a client's retry would only multiply both. */
+  function toldTo(error: GatewayError): GatewayError {
+    const spent = calls.some(({ settled }) => settled.nanoUsd !== 0)
+    return attempts > 1 || spent ? error.final() : error
+  }
+
   function finish(outcome: Outcome, error: GatewayError | null): void {
     if (over) return
     over = true
     if (error !== null) {
-      const told = cancelled !== null && cancelled !== 'silent' ? cancelled : error
+      const told = cancelled !== null && cancelled !== 'silent' ? cancelled : toldTo(error)
       if (cancelled !== 'silent') reply.fail(told)
     }
-    const last = summary
+    const last = calls.at(-1)
     reply.over({
       outcome: cancelled === 'silent' ? 'aborted' : outcome,
       error,
@@ -396,8 +345,9 @@ function createRun({
       attempts,
       rejected,
       usage: last?.usage ?? null,
-      nanoUsd: last?.nanoUsd ?? null,
-      ttftMs: started ? (last?.ttftMs ?? ports.now() - beganAt) : null
+      nanoUsd: totalNanoUsd(),
+      ttftMs: started ? (last?.ttftMs ?? ports.now() - beganAt) : null,
+      calls
     })
   }
 }

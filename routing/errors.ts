@@ -8,6 +8,7 @@ export type ErrorType =
   | 'requests'
   | 'server_error'
   | 'service_unavailable_error'
+  | 'tokens'
 
 /** What the breaker of the target makes of it. */
 export type BreakerEffect = 'none' | 'failure' | 'cool_down' | 'denied' | 'not_here'
@@ -83,6 +84,24 @@ const table = {
   forbidden: { status: 403, type: 'permission_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
   insufficient_quota: { status: 429, type: 'insufficient_quota', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
   rate_limit_exceeded: { status: 429, type: 'requests', nextTarget: false, breaker: 'none', jobRetry: true, shouldRetry: true },
+  token_limit_exceeded: {
+    status: 429,
+    type: 'tokens',
+    nextTarget: false,
+    breaker: 'none',
+    jobRetry: true,
+    shouldRetry: true,
+    publicCode: 'rate_limit_exceeded'
+  },
+  concurrency_limit_exceeded: {
+    status: 429,
+    type: 'requests',
+    nextTarget: false,
+    breaker: 'none',
+    jobRetry: true,
+    shouldRetry: true,
+    publicCode: 'rate_limit_exceeded'
+  },
   no_capacity: { status: 503, type: 'service_unavailable_error', nextTarget: false, breaker: 'none', jobRetry: true, shouldRetry: true },
   queue_full: { status: 503, type: 'service_unavailable_error', nextTarget: false, breaker: 'none', jobRetry: true, shouldRetry: true },
   server_draining: {
@@ -123,6 +142,7 @@ const table = {
   upstream_unavailable: { status: 502, type: 'server_error', nextTarget: true, breaker: 'failure', jobRetry: true, shouldRetry: false },
   upstream_refused: { status: 400, type: 'invalid_request_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
   upstream_broke: { status: 502, type: 'server_error', nextTarget: false, breaker: 'failure', jobRetry: true, shouldRetry: false },
+  dimension_mismatch: { status: 502, type: 'server_error', nextTarget: true, breaker: 'none', jobRetry: false, shouldRetry: false },
   client_gone: { status: 499, type: 'invalid_request_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
   internal_error: { status: 500, type: 'server_error', nextTarget: false, breaker: 'none', jobRetry: true, shouldRetry: false }
 } as const satisfies Record<string, ErrorRow>
@@ -133,6 +153,8 @@ export interface ErrorOptions {
   readonly cause?: unknown
   /** Instead of the table's: an upstream's own 4xx (upstream_refused), 502/503/504 (upstream_unavailable). */
   readonly status?: number
+  /** What somebody else said about it: told to the client, never logged, for it may repeat the prompt. */
+  readonly quote?: string
   /** The request field at fault. */
   readonly param?: string
   /** The code of the body, where the upstream's own says more than ours. */
@@ -157,10 +179,18 @@ export class GatewayError extends Error {
   readonly jobRetry: boolean
   readonly shouldRetry: boolean
   readonly retryAfterMs: number | null
+  /** The message without what others said. */
+  readonly logMessage: string
+  readonly #quote: string | undefined
 
   constructor(code: ErrorCode, message: string, options: ErrorOptions = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    super(
+      options.quote === undefined || options.quote === '' ? message : `${message}: ${options.quote}`,
+      options.cause === undefined ? undefined : { cause: options.cause }
+    )
     const row: ErrorRow = table[code]
+    this.logMessage = message
+    this.#quote = options.quote
     this.name = 'GatewayError'
     this.code = code
     this.status = options.status ?? row.status
@@ -171,8 +201,31 @@ export class GatewayError extends Error {
     this.breaker = row.breaker
     this.jobRetry = row.jobRetry
     this.retryAfterMs = options.retryAfterMs ?? null
-    // Above 60 s the SDKs ignore Retry-After and try again at once (protocols: measured with openai 7.55).
+    // Above 60 s the SDKs ignore Retry-After and try again at once (measured with openai 7.55).
     this.shouldRetry = options.shouldRetry ?? (row.shouldRetry && (this.retryAfterMs === null || this.retryAfterMs <= 60_000))
+  }
+
+  /** The same error, for a client that shall not try again by itself. */
+  final(): GatewayError {
+    return this.shouldRetry ? this.#with({ shouldRetry: false }) : this
+  }
+
+  /** The same error about another field, for a client that speaks another dialect. */
+  about(param: string): GatewayError {
+    return this.param === param ? this : this.#with({ param })
+  }
+
+  #with(changes: ErrorOptions): GatewayError {
+    return new GatewayError(this.code, this.logMessage, {
+      cause: this.cause,
+      status: this.status,
+      publicCode: this.publicCode,
+      shouldRetry: this.shouldRetry,
+      ...(this.#quote === undefined ? {} : { quote: this.#quote }),
+      ...(this.param === null ? {} : { param: this.param }),
+      ...(this.retryAfterMs === null ? {} : { retryAfterMs: this.retryAfterMs }),
+      ...changes
+    })
   }
 
   /** OpenAI's error body: all four keys, always. */

@@ -9,6 +9,14 @@ export interface PriceBook {
   readonly registered: (registryId: string, model: string) => TokenPrice | null
 }
 
+/**
+ * Who answers, as it is told and booked: a rented provider by its name, Ollama as `ollama` whatever the machine (whose name stands
+ * beside it), any other server of ours by its name: LM Studio is not OpenAI.
+ */
+export function providerOf(upstream: Upstream): string {
+  return upstream.device !== null && upstream.adapter === 'ollama' ? upstream.adapter : upstream.id
+}
+
 /** The provider's own figure, then the configuration, then the registry; own machines are priced by electricity. */
 export function priceOf(book: PriceBook, upstream: Upstream, model: string, listed: TokenPrice | null): Price {
   if (listed !== null) return { source: 'provider', tokens: listed }
@@ -28,7 +36,7 @@ export function targetOf(book: PriceBook, upstream: Upstream, listing: ModelList
     contextTokens: contextTokens ?? listing.maxContextTokens,
     maxOutputTokens: listing.maxOutputTokens,
     features: listing.features === null ? null : new Set(listing.features),
-    chat: listing.chat,
+    operations: listing.operations,
     loaded: listing.loaded,
     price: priceOf(book, upstream, listing.model, listing.price),
     createdAt: listing.createdAt ?? 0
@@ -44,7 +52,7 @@ export function unlistedTarget(book: PriceBook, upstream: Upstream, model: strin
     contextTokens: null,
     maxOutputTokens: null,
     features: null,
-    chat: true,
+    operations: ['chat', 'complete', 'embed'],
     loaded: false,
     price: priceOf(book, upstream, model, null),
     createdAt: 0

@@ -2,7 +2,7 @@
 
 import type { TokenEstimate } from './types.ts'
 
-// English runs at 4 to 5 bytes a token, code at 3, Chinese and Cyrillic at 3 to 5 (facts: token count).
+// English runs at 4 to 5 bytes a token, code at 3, Chinese and Cyrillic at 3 to 5.
 const bytesPerToken = 4
 // Lists of long words and runs of spaces reach 12; nothing that people send was seen above.
 const bytesPerTokenAtMost = 12

@@ -2,16 +2,24 @@
 
 import type { GatewayError } from './errors.ts'
 
+/** What is asked of a model: a chat answer, a text continued (legacy completions), texts turned into vectors. */
+export type Operation = 'chat' | 'complete' | 'embed'
+
 /** What a request may need of a model or of the server in front of it, beyond plain text. */
 export type Feature =
   | 'audio'
+  | 'best_of'
+  | 'echo_prompt'
   | 'file'
   | 'forced_tool_choice'
+  | 'functions'
   | 'json_object'
   | 'json_schema'
   | 'logprobs'
   | 'n'
+  | 'prompts'
   | 'reasoning'
+  | 'suffix'
   | 'tools'
   | 'vision'
 
@@ -96,7 +104,7 @@ export interface ModelListing {
   readonly maxOutputTokens: number | null
   /** Null = the server does not say: everything the adapter can do is tried. */
   readonly features: readonly Feature[] | null
-  readonly chat: boolean
+  readonly operations: readonly Operation[]
   readonly loaded: boolean
   /** Prices in the server's own list. */
   readonly price: TokenPrice | null
@@ -125,10 +133,16 @@ export interface Target {
   readonly contextTokens: number | null
   readonly maxOutputTokens: number | null
   readonly features: ReadonlySet<Feature> | null
-  readonly chat: boolean
+  readonly operations: readonly Operation[]
   readonly loaded: boolean
   readonly price: Price
   readonly createdAt: number
+}
+
+/** Vectors can be compared within a space only. */
+export interface VectorSpace {
+  readonly name: string
+  has(target: Target): boolean
 }
 
 /** The bytes a client sent, and the changes we may make to them. */
@@ -149,9 +163,24 @@ export interface TokenEstimate {
   readonly expected: number
 }
 
-export interface ChatRequest {
+/** What is to be continued or embedded. */
+export interface TextInput {
+  /** In their order; lists of tokens as the text they stand for. */
+  readonly texts: readonly string[]
+  /** They came as lists of cl100k_base tokens, which only OpenAI's own models can read. */
+  readonly asTokens: boolean
+}
+
+export interface Embedding {
+  /** Asked for; null = as many as the model gives. */
+  readonly dimensions: number | null
+  readonly encoding: 'float' | 'base64'
+}
+
+export interface ModelRequest {
   /** UUIDv7. */
   readonly id: string
+  readonly operation: Operation
   readonly body: RequestBody
   /** As the client wrote it. */
   readonly model: string
@@ -162,15 +191,31 @@ export interface ChatRequest {
   readonly streamOptions: Readonly<Record<string, unknown>> | null
   readonly maxOutputTokens: number | null
   readonly needs: readonly Feature[]
+  /** How many choices the answer has: `n`, for each prompt. 1 for embeddings. */
+  readonly choices: number
+  /** Of everything that is sent: what it costs. */
   readonly prompt: TokenEstimate
+  /** Of the longest text that must fit into the context at once; for chat the same as `prompt`. */
+  readonly longest: TokenEstimate
+  /** Null for chat. */
+  readonly input: TextInput | null
+  /** Null unless the operation is `embed`. */
+  readonly embedding: Embedding | null
   readonly localOnly: boolean
+  /** Of the second and further calls for one answer: the target that the first one went to, by id. */
+  readonly only?: string
 }
 
 export interface Caller {
   /** Null with authentication off. */
   readonly keyId: string | null
   readonly source: string
+  /** A person behind a key that many share; null = the source itself. */
+  readonly subSource: string | null
   readonly kind: KeyKind
+  /** Names or patterns with `*` of the models and providers it may use; null = all. */
+  readonly models: readonly string[] | null
+  readonly providers: readonly string[] | null
 }
 
 export type KeyKind = 'admin' | 'source' | 'worker' | 'metrics'
@@ -190,13 +235,16 @@ export interface Usage {
 export interface Attempt {
   /** UUIDv7; the key of its cost row, and sent along as `x-client-request-id`. */
   readonly id: string
-  readonly request: ChatRequest
+  readonly request: ModelRequest
   readonly target: Target
 }
 
 export type AttemptEnd =
-  /** `done`: the upstream's own terminator (`data: [DONE]` and what came with it), to be sent on as it was. */
-  | { readonly ok: true; readonly done?: Buffer }
+  /**
+   * `done`: the upstream's own terminator (`data: [DONE]` and what came with it), to be sent on as it was.
+   * `dimensions`: of embeddings, the length of every vector.
+   */
+  | { readonly ok: true; readonly done?: Buffer; readonly dimensions?: number }
   /** `sent` false: nothing can have reached the upstream, so nothing can be charged. */
   | { readonly ok: false; readonly error: GatewayError; readonly sent: boolean }
 
@@ -206,12 +254,12 @@ export type AttemptEnd =
  */
 export interface AttemptObserver {
   /**
-   * Whole SSE events in the form of OpenAI chat chunks, without `[DONE]`. `tokens`: how many of them carry output;
+   * Whole SSE events in the form of OpenAI's chunks (chat, or legacy completions), without `[DONE]`. `tokens`: how many of them carry output;
    * 0 = lifecycle only, which is held back until a token comes.
    * False = the reader is full: stop reading until `resume`.
    */
   frames(events: Buffer, tokens: number): boolean
-  /** A whole chat completion, for a request that is not streamed. Valid JSON. */
+  /** A whole answer in OpenAI's form, for a request that is not streamed. Valid JSON. */
   body(json: Buffer): void
   /**
    * The figures, and for streams the usage event in canonical form (`choices: []`), to be sent on only
@@ -234,6 +282,12 @@ export interface Adapter {
   /** What the adapter can carry at all; a target's own list narrows it. */
   readonly features: ReadonlySet<Feature>
   chat(attempt: Attempt, observer: AttemptObserver): AttemptHandle
+  /** Absent where the provider cannot continue a text. */
+  complete?(attempt: Attempt, observer: AttemptObserver): AttemptHandle
+  /** Absent where the provider has no embeddings. Never streamed: one `body`. */
+  embed?(attempt: Attempt, observer: AttemptObserver): AttemptHandle
+  /** The hints of a request that the provider does not know, and that are left out: names of top-level fields. */
+  dropped?(request: ModelRequest, target: Target): readonly string[]
   /** Every model the upstream offers. Throws GatewayError when it cannot be asked. */
   listModels(upstream: Upstream, signal: AbortSignal): Promise<ModelListing[]>
 }

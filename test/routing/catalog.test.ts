@@ -45,9 +45,10 @@ interface House {
   readonly unlisted?: readonly string[]
   readonly aliases?: Readonly<Record<string, Alias>>
   readonly auto?: readonly string[]
+  readonly vectorSpaces?: Readonly<Record<string, string>>
 }
 
-function catalogOf({ upstreams = [], targets = [], unlisted = [], aliases = {}, auto = [] }: House): Catalog {
+function catalogOf({ upstreams = [], targets = [], unlisted = [], aliases = {}, auto = [], vectorSpaces = {} }: House): Catalog {
   const source: CatalogSource = {
     upstreams,
     targets,
@@ -55,6 +56,7 @@ function catalogOf({ upstreams = [], targets = [], unlisted = [], aliases = {}, 
     aliases: new Map(Object.entries(aliases)),
     auto,
     prices,
+    vectorSpaces: new Map(Object.entries(vectorSpaces)),
     demo
   }
   return createCatalog(source)
@@ -73,7 +75,7 @@ const house: House = {
     on(home, 'llama3.2:3b', { loaded: true }),
     on(home, 'qwen3:latest'),
     on(office, 'llama3.2:3b', { loaded: true }),
-    on(office, 'nomic-embed-text:latest', { chat: false }),
+    on(office, 'nomic-embed-text:latest', { operations: ['embed'] }),
     on(vllm, 'llama3.2:3b'),
     on(openrouter, 'openai/gpt-4o'),
     on(openrouter, 'meta-llama/llama-3.2-3b-instruct:free'),
@@ -152,7 +154,13 @@ t.test('an upstream whose list is unknown takes every name bound to it, and no o
   t.equal(meaning(catalog, 'o9-preview'), '?')
   t.equal(meaning(catalog, 'home/o9-preview'), '?')
   const [target] = targetsOf(catalog, 'openai/o9-preview')
-  t.match(target, { model: 'o9-preview', contextTokens: null, features: null, chat: true, price: { source: 'unknown', tokens: null } })
+  t.match(target, {
+    model: 'o9-preview',
+    contextTokens: null,
+    features: null,
+    operations: ['chat', 'complete'],
+    price: { source: 'unknown', tokens: null }
+  })
 })
 
 t.test('a variant of a model on OpenRouter is that model under another name, at a price nobody knows', async t => {
@@ -267,7 +275,10 @@ t.test('`auto` is what was wished for, then own machines, loaded ones first, the
   )
   const other = upstream('other')
   t.equal(
-    meaning(catalogOf({ upstreams: [other], targets: [on(other, 'embedder', { chat: false }), on(other, 'b'), on(other, 'c')] }), 'auto'),
+    meaning(
+      catalogOf({ upstreams: [other], targets: [on(other, 'embedder', { operations: ['embed'] }), on(other, 'b'), on(other, 'c')] }),
+      'auto'
+    ),
     'ordered other/b',
     'without wishes the first model that chats'
   )
@@ -353,4 +364,45 @@ t.test('`x` and `x:latest` are one', async t => {
     'x:Latest',
     ''
   ])
+})
+
+t.test('a vector space is a model, wherever it runs, or what is declared to be one', async t => {
+  const home = upstream('home', { adapter: 'ollama', own: true })
+  const cloud = upstream('cloud')
+  const nomic = on(home, 'nomic-embed-text:latest', { operations: ['embed'] })
+  const rentedNomic = on(cloud, 'nomic-ai/nomic-v1.5', { operations: ['embed'] })
+  const bge = on(home, 'bge-m3', { operations: ['embed'] })
+  const catalog = catalogOf({
+    upstreams: [home, cloud],
+    targets: [nomic, rentedNomic, bge],
+    aliases: {
+      embedder: { kind: 'ordered', models: ['nomic-embed-text', 'cloud/nomic-ai/nomic-v1.5', 'bge-m3'] },
+      mixed: {
+        kind: 'weighted',
+        models: [
+          { model: 'bge-m3', weight: 1 },
+          { model: 'nomic-embed-text', weight: 99 }
+        ]
+      }
+    },
+    vectorSpaces: { 'nomic-embed-text': 'nomic', 'cloud/nomic-ai/nomic-v1.5': 'nomic' }
+  })
+  const members = (name: string): readonly [string | undefined, readonly string[]] => {
+    const space = catalog.spaceOf(name)
+    return [space?.name, [nomic, rentedNomic, bge].filter(target => space?.has(target)).map(({ model }) => model)]
+  }
+  const both = ['nomic-embed-text:latest', 'nomic-ai/nomic-v1.5']
+  for (const name of [
+    'nomic-embed-text',
+    'nomic-embed-text:latest',
+    'home/nomic-embed-text',
+    'ollama/nomic-embed-text',
+    'cloud/nomic-ai/nomic-v1.5',
+    'embedder'
+  ])
+    t.same(members(name), ['nomic', both], name)
+  t.same(members('nomic-ai/nomic-v1.5'), ['nomic', both], 'declared with its provider, asked for without')
+  t.same(members('bge-m3'), ['bge-m3', ['bge-m3']])
+  t.same(members('mixed'), ['bge-m3', ['bge-m3']], 'the first that is named, never by chance')
+  for (const name of ['auto', 'local', 'cloud']) t.equal(catalog.spaceOf(name), null, name)
 })

@@ -26,7 +26,7 @@ function target(price: Price, machine: Device | null = null): Target {
     contextTokens: null,
     maxOutputTokens: null,
     features: null,
-    chat: true,
+    operations: ['chat', 'complete'],
     loaded: true,
     price,
     createdAt: 0

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { type Decision, type DecisionInput, type DecisionView, decide } from '../../routing/decide.ts'
-import type { ChatRequest, Device, Feature, Target, Upstream } from '../../routing/types.ts'
+import type { Device, Feature, ModelRequest, Target, Upstream } from '../../routing/types.ts'
 
 const device: Device = { id: 'home', maxConcurrency: 2, watts: 100, vramGb: 24, ramGb: null, keepAlive: null, numCtx: null }
 
@@ -17,7 +17,7 @@ function target(id: string, { upstream, features, ...changes }: TargetChanges = 
     contextTokens: null,
     maxOutputTokens: null,
     features: features == null ? null : new Set(features),
-    chat: true,
+    operations: ['chat', 'complete'],
     loaded: true,
     price: { source: 'unknown', tokens: null },
     createdAt: 0,
@@ -43,9 +43,13 @@ function target(id: string, { upstream, features, ...changes }: TargetChanges = 
 const own = (id: string, changes: TargetChanges = {}) => target(id, changes)
 const rented = (id: string, changes: TargetChanges = {}) => target(id, { ...changes, upstream: { own: false, ...changes.upstream } })
 
-function request(changes: Partial<ChatRequest> = {}): ChatRequest {
+function request(changes: Partial<ModelRequest> = {}): ModelRequest {
   return {
     id: 'r',
+    operation: 'chat',
+    choices: 1,
+    input: null,
+    embedding: null,
     body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
     model: 'm',
     stream: true,
@@ -54,6 +58,7 @@ function request(changes: Partial<ChatRequest> = {}): ChatRequest {
     maxOutputTokens: null,
     needs: [],
     prompt: { low: 100, expected: 300 },
+    longest: changes.prompt ?? { low: 100, expected: 300 },
     localOnly: false,
     ...changes
   }
@@ -82,13 +87,18 @@ function viewOf(moment: Moment = {}): DecisionView {
   }
 }
 
+const anyone = { models: null, providers: null }
+
 interface Case extends Partial<Omit<DecisionInput, 'request' | 'targets'>> {
-  readonly request?: Partial<ChatRequest>
+  readonly request?: Partial<ModelRequest>
   readonly moment?: Moment
 }
 
 function decideOn(targets: readonly Target[], { request: asked, moment, ...input }: Case = {}): Decision {
-  return decide({ request: request(asked), targets, ordered: false, localOnly: false, mayQueue: false, ...input }, viewOf(moment))
+  return decide(
+    { request: request(asked), caller: anyone, space: null, targets, ordered: false, localOnly: false, mayQueue: false, ...input },
+    viewOf(moment)
+  )
 }
 
 function rankedIds(decision: Decision): string[] {
@@ -106,7 +116,7 @@ t.test('a target that cannot take the request is left out, with the reason', asy
     ['rented, and the request is local only', [rented('a')], { request: { localOnly: true } }, 'not_local'],
     ['rented, and the house is local only', [rented('a')], { localOnly: true }, 'not_local'],
     ['own, and everything is local only', [own('a')], { localOnly: true, request: { localOnly: true } }, null],
-    ['no chat model', [own('a', { chat: false })], {}, 'not_chat'],
+    ['no chat model', [own('a', { operations: ['embed'] })], {}, 'no_chat'],
     ['the adapter cannot', [own('a')], { request: { needs: ['n'] }, moment: { cannot: { a: ['n'] } } }, 'lacks_n'],
     ['the model cannot', [own('a', { features: ['tools'] })], { request: { needs: ['vision'] } }, 'lacks_vision'],
     ['the model can', [own('a', { features: ['vision'] })], { request: { needs: ['vision'] } }, null],
@@ -135,14 +145,14 @@ t.test('a target that cannot take the request is left out, with the reason', asy
 })
 
 t.test('of several reasons the one that lasts longest is told', async t => {
-  const spoiled = rented('a', { chat: false, contextTokens: 1, features: [] })
+  const spoiled = rented('a', { operations: ['embed'], contextTokens: 1, features: [] })
   const moment = { coolingMs: { a: 5 }, inFlight: { a: 9 } }
   const order: readonly [changes: TargetChanges, localOnly: boolean, reason: string][] = [
     [{}, true, 'not_local'],
-    [{}, false, 'not_chat'],
-    [{ chat: true }, false, 'lacks_tools'],
-    [{ chat: true, features: null }, false, 'context'],
-    [{ chat: true, features: null, contextTokens: null }, false, 'cooling_down']
+    [{}, false, 'no_chat'],
+    [{ operations: ['chat', 'complete'] }, false, 'lacks_tools'],
+    [{ operations: ['chat', 'complete'], features: null }, false, 'context'],
+    [{ operations: ['chat', 'complete'], features: null, contextTokens: null }, false, 'cooling_down']
   ]
   for (const [changes, localOnly, reason] of order) {
     const changed = { ...spoiled, ...changes, features: changes.features === null ? null : spoiled.features } as Target
@@ -258,7 +268,7 @@ t.test('a full machine makes a request wait only where it may', async t => {
   t.equal(decideOn([own('a')], { mayQueue: false, moment }).action, 'refuse')
   t.equal(decideOn([own('a'), own('c')], { mayQueue: true, moment }).action, 'run', 'somebody is free')
   t.equal(decideOn([own('a')], { mayQueue: true, moment: { coolingMs: { a: 1 } } }).action, 'refuse', 'a rest is not a queue')
-  t.equal(decideOn([own('a', { chat: false })], { mayQueue: true, moment }).action, 'refuse', 'waiting would not help')
+  t.equal(decideOn([own('a', { operations: ['embed'] })], { mayQueue: true, moment }).action, 'refuse', 'waiting would not help')
 })
 
 t.test('a refusal says what is wrong, and which field it is', async t => {
@@ -272,7 +282,7 @@ t.test('a refusal says what is wrong, and which field it is', async t => {
     shouldRetry: boolean
   ][] = [
     ['nobody there', [], {}, 'no_capacity', null, true],
-    ['no chat model', [own('a', { chat: false })], {}, 'invalid_request', 'model', false],
+    ['no chat model', [own('a', { operations: ['embed'] })], {}, 'invalid_request', 'model', false],
     ['only rented ones', [rented('a')], { localOnly: true }, 'no_capacity', null, false],
     ['too long', [own('a', { contextTokens: 4_096 })], { request: long }, 'context_length_exceeded', 'messages', false],
     ['full', [own('a')], { moment: { inFlight: { a: 2 } } }, 'no_capacity', null, true],
@@ -285,7 +295,14 @@ t.test('a refusal says what is wrong, and which field it is', async t => {
       null,
       true
     ],
-    ['one has no chat, the other is rented', [own('a', { chat: false }), rented('b')], { localOnly: true }, 'no_capacity', null, false]
+    [
+      'one has no chat, the other is rented',
+      [own('a', { operations: ['embed'] }), rented('b')],
+      { localOnly: true },
+      'no_capacity',
+      null,
+      false
+    ]
   ]
   for (const [name, targets, given, code, param, shouldRetry] of cases) {
     const error = refusalOf(decideOn(targets, given))
@@ -297,13 +314,18 @@ t.test('a refusal says what is wrong, and which field it is', async t => {
 t.test('a feature nobody has is named by the request field it comes from', async t => {
   const parameters: Record<Feature, string> = {
     audio: 'modalities',
+    best_of: 'best_of',
+    echo_prompt: 'echo',
     file: 'messages',
     forced_tool_choice: 'tool_choice',
+    functions: 'functions',
     json_object: 'response_format',
     json_schema: 'response_format',
     logprobs: 'logprobs',
     n: 'n',
+    prompts: 'prompt',
     reasoning: 'reasoning_effort',
+    suffix: 'suffix',
     tools: 'tools',
     vision: 'messages'
   }
@@ -325,11 +347,12 @@ t.test('the context a refusal names is the largest among those that were asked',
   t.notMatch(error.message, /200000/, 'a target it may not go to holds nothing for it')
 })
 
-t.test('Retry-After is when something may be free, from 1 to 60 s', async t => {
+t.test('Retry-After is when something may be free, and SDKs are told not to try where that is over a minute', async t => {
   const cases: readonly [name: string, moment: Moment, ms: number][] = [
     ['the rest that ends first', { coolingMs: { a: 9_000.2, b: 5_000.2 } }, 5_001],
     ['not under a second', { coolingMs: { a: 3, b: 3 } }, 1_000],
-    ['not over a minute', { coolingMs: { a: 3e6, b: 3e6 } }, 60_000],
+    ['a long rest as it is', { coolingMs: { a: 3e6, b: 3e6 } }, 3e6],
+    ['a usual answer counts for a minute at most', { inFlight: { a: 2, b: 2 }, averageMs: { a: 3e6, b: 3e6 } }, 60_000],
     ['a usual answer, where all places are taken', { inFlight: { a: 2, b: 2 }, averageMs: { a: 30_000, b: 7_000 } }, 7_000],
     ['nothing known: two seconds', { inFlight: { a: 2, b: 2 } }, 2_000],
     ['whichever comes first', { inFlight: { a: 2 }, averageMs: { a: 30_000 }, coolingMs: { b: 4_000 } }, 4_000]
@@ -337,7 +360,7 @@ t.test('Retry-After is when something may be free, from 1 to 60 s', async t => {
   for (const [name, moment, ms] of cases) {
     const error = refusalOf(decideOn([own('a'), own('b')], { moment }))
     t.equal(error.retryAfterMs, ms, name)
-    t.equal(error.shouldRetry, true, 'up to a minute SDKs wait')
+    t.equal(error.shouldRetry, ms <= 60_000, 'up to a minute SDKs wait')
   }
   const busy = { inFlight: { home: 2 }, averageMs: { home: 30_000, cloud: 1 } }
   const error = refusalOf(decideOn([own('home'), rented('cloud')], { localOnly: true, moment: busy }))
@@ -377,7 +400,7 @@ type Situation = typeof situation extends fc.Arbitrary<infer T> ? T : never
 function build(given: Situation): { input: DecisionInput; view: DecisionView } {
   const targets = given.fleet.map(({ own, device: isMachine, chat, loaded, contextTokens, features }, index) =>
     target(`t${index}`, {
-      chat,
+      operations: chat ? ['chat'] : ['embed'],
       loaded,
       contextTokens,
       features,
@@ -387,6 +410,8 @@ function build(given: Situation): { input: DecisionInput; view: DecisionView } {
   const of = (target: Target) => given.fleet[targets.indexOf(target)] as Situation['fleet'][number]
   return {
     input: {
+      caller: anyone,
+      space: null,
       request: request({ needs: given.needs, localOnly: given.requestLocalOnly, maxOutputTokens: given.maxOutputTokens }),
       targets,
       ordered: given.ordered,
@@ -438,7 +463,7 @@ t.test('every target is either ranked or rejected once, and a run, a queue or a 
       if (decision.action === 'run') return decision.ranked.length > 0
       if (decision.action === 'enqueue') return input.mayQueue && decision.feasible.length === full.length && full.length > 0
       const { retryAfterMs, shouldRetry, code } = decision.error
-      if (retryAfterMs !== null && (retryAfterMs < 1_000 || retryAfterMs > 60_000)) throw new Error(`Retry-After ${retryAfterMs}`)
+      if (retryAfterMs !== null && retryAfterMs < 1_000) throw new Error(`Retry-After ${retryAfterMs}`)
       return code === 'no_capacity' ? retryAfterMs !== null || !shouldRetry : !shouldRetry
     }),
     { numRuns: 5_000 }
@@ -466,4 +491,39 @@ t.test('the same input gives the same decision, and nothing of it is changed', a
     { numRuns: 2_000 }
   )
   t.pass()
+})
+
+t.test('a key’s models and providers leave out every other target', async t => {
+  const targets = [
+    own('home/llama', { model: 'llama3:latest', upstream: { id: 'home', adapter: 'ollama' } }),
+    rented('cloud/gpt', { model: 'gpt', upstream: { id: 'cloud' } })
+  ]
+  const allowed = (models: readonly string[] | null, providers: readonly string[] | null, model = 'm') =>
+    rankedIds(decideOn(targets, { caller: { models, providers }, request: { model } }))
+  t.same(allowed(null, null), ['home/llama', 'cloud/gpt'])
+  t.same(allowed(['llama3'], null), ['home/llama'], 'x is x:latest')
+  t.same(allowed(['gp*'], null), ['cloud/gpt'])
+  t.same(allowed(['cloud/*'], null), ['cloud/gpt'], 'bound names too')
+  t.same(allowed(['smart'], null, 'smart'), ['home/llama', 'cloud/gpt'], 'a name that is allowed as such stands for all it means')
+  t.same(allowed(null, ['ollama']), ['home/llama'])
+  t.same(allowed(null, ['cloud']), ['cloud/gpt'])
+  const error = refusalOf(decideOn(targets, { caller: { models: ['other'], providers: null } }))
+  t.match(error, { code: 'forbidden', status: 403, param: 'model' })
+})
+
+t.test('an embedding goes to its own space only, and to what makes embeddings', async t => {
+  const space = { name: 's', has: ({ id }: Target) => id !== 'b' }
+  const embed = { operation: 'embed' as const }
+  const targets = [own('a', { operations: ['embed'] }), own('b', { operations: ['embed'] }), own('c', { operations: ['chat'] })]
+  const decision = decideOn(targets, { space, request: embed })
+  t.same(rankedIds(decision), ['a'])
+  t.same(decision.rejected, [
+    { target: 'b', reason: 'other_vector_space' },
+    { target: 'c', reason: 'no_embed' }
+  ])
+  t.match(refusalOf(decideOn([own('c', { operations: ['chat'] })], { space, request: embed })), { code: 'invalid_request', param: 'model' })
+})
+
+t.test('further calls for one answer stay on their target', async t => {
+  t.same(rankedIds(decideOn([own('a'), own('b')], { request: { only: 'b' } })), ['b'])
 })

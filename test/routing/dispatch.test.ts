@@ -1,17 +1,10 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { type Alias, createCatalog } from '../../routing/catalog.ts'
-import {
-  createDispatch,
-  type DispatchPorts,
-  type Reply,
-  type ReplyFacts,
-  type Run,
-  type RunSummary,
-  type Settlement
-} from '../../routing/dispatch.ts'
+import { createDispatch, type DispatchPorts, type Run } from '../../routing/dispatch.ts'
 import { type ErrorCode, type ErrorOptions, GatewayError } from '../../routing/errors.ts'
 import { createLoad } from '../../routing/load.ts'
+import type { Reply, ReplyFacts, RunSummary, Settlement } from '../../routing/ports.ts'
 import type { PriceBook } from '../../routing/targets.ts'
 import type {
   Adapter,
@@ -20,14 +13,14 @@ import type {
   AttemptHandle,
   AttemptObserver,
   Caller,
-  ChatRequest,
+  ModelRequest,
   Target,
   Upstream,
   Usage
 } from '../../routing/types.ts'
 
 const prices: PriceBook = { configured: new Map(), registered: () => null }
-const caller: Caller = { keyId: 'key', source: 'me', kind: 'source' }
+const caller: Caller = { keyId: 'key', source: 'me', subSource: null, kind: 'source', models: null, providers: null }
 
 function targetOn(id: string, changes: Partial<Target> = {}, upstream: Partial<Upstream> = {}): Target {
   const own = upstream.own ?? false
@@ -37,7 +30,7 @@ function targetOn(id: string, changes: Partial<Target> = {}, upstream: Partial<U
     contextTokens: null,
     maxOutputTokens: null,
     features: null,
-    chat: true,
+    operations: ['chat', 'complete'],
     loaded: true,
     price: { source: 'unknown', tokens: null },
     createdAt: 0,
@@ -63,9 +56,13 @@ function targetOn(id: string, changes: Partial<Target> = {}, upstream: Partial<U
 const rented = (id: string, changes: Partial<Target> = {}) => targetOn(id, changes)
 const own = (id: string, changes: Partial<Target> = {}) => targetOn(id, changes, { own: true })
 
-function requestFor(changes: Partial<ChatRequest> = {}): ChatRequest {
+function requestFor(changes: Partial<ModelRequest> = {}): ModelRequest {
   return {
     id: 'request',
+    operation: 'chat',
+    choices: 1,
+    input: null,
+    embedding: null,
     body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
     model: 'm',
     stream: true,
@@ -74,6 +71,7 @@ function requestFor(changes: Partial<ChatRequest> = {}): ChatRequest {
     maxOutputTokens: null,
     needs: [],
     prompt: { low: 1, expected: 10 },
+    longest: changes.prompt ?? { low: 1, expected: 10 },
     localOnly: false,
     ...changes
   }
@@ -105,6 +103,7 @@ interface World {
   readonly retriesLeft?: number
   readonly journal?: 'broken'
   readonly nanoUsd?: number | null
+  readonly vectorSpaces?: Readonly<Record<string, string>>
   readonly ports?: Partial<DispatchPorts>
   /** Whatever the reply is told, before it is written down; may act on the run. */
   readonly onReply?: (what: string, run: () => Run | null) => void
@@ -132,33 +131,36 @@ function createWorld(world: World) {
   const adapter: Adapter = {
     name: 'fake',
     features: new Set(),
-    chat(attempt, observer): AttemptHandle {
-      let over = false
-      const calls = { resumed: 0, aborted: 0 }
-      const one: Launched = {
-        attempt,
-        observer,
-        calls,
-        frames: (text, tokens) => (over ? true : observer.frames(Buffer.from(text), tokens)),
-        end(end = { ok: true }) {
-          if (over) return
-          over = true
-          observer.end(end)
-        }
-      }
-      launched.push(one)
-      world.onLaunch?.(one)
-      return {
-        resume() {
-          calls.resumed++
-        },
-        abort() {
-          calls.aborted++
-          one.end(failure('client_gone'))
-        }
-      }
-    },
+    chat: launch,
+    embed: launch,
     listModels: async () => []
+  }
+
+  function launch(attempt: Attempt, observer: AttemptObserver): AttemptHandle {
+    let over = false
+    const calls = { resumed: 0, aborted: 0 }
+    const one: Launched = {
+      attempt,
+      observer,
+      calls,
+      frames: (text, tokens) => (over ? true : observer.frames(Buffer.from(text), tokens)),
+      end(end = { ok: true }) {
+        if (over) return
+        over = true
+        observer.end(end)
+      }
+    }
+    launched.push(one)
+    world.onLaunch?.(one)
+    return {
+      resume() {
+        calls.resumed++
+      },
+      abort() {
+        calls.aborted++
+        one.end(failure('client_gone'))
+      }
+    }
   }
 
   const upstreams = [...new Map(world.targets.map(({ upstream }) => [upstream.id, upstream])).values()]
@@ -169,13 +171,16 @@ function createWorld(world: World) {
     aliases: new Map(Object.entries(world.aliases ?? {})),
     auto: [],
     prices,
+    vectorSpaces: new Map(Object.entries(world.vectorSpaces ?? {})),
     demo: targetOn('echo', { model: 'echo' })
   })
+  const errors: GatewayError[] = []
+  const dimensions = new Map<string, number>()
   const claim = world.claim ?? (() => Promise.resolve(true))
   const ports: DispatchPorts = {
     catalog: () => catalog,
     adapters: new Map([['fake', adapter]]),
-    breakers: { isOpen: () => false, record: (id, error) => recorded.push(`${id} ${error?.code ?? 'ok'}`) },
+    breakers: { isOpen: () => false, begin: () => {}, record: (id, error) => recorded.push(`${id} ${error?.code ?? 'ok'}`) },
     load,
     retries: {
       count() {
@@ -207,7 +212,14 @@ function createWorld(world: World) {
       settle(attempt, settlement) {
         books.settled.push(attempt.id)
         settlements.push(settlement)
-        return { nanoUsd: world.nanoUsd === undefined ? 1_500 : world.nanoUsd, estimated: false }
+        return { nanoUsd: world.nanoUsd === undefined ? 1_500 : world.nanoUsd, estimated: false, promptTokens: 0, completionTokens: 0 }
+      }
+    },
+    dimensions: {
+      known: space => dimensions.get(space) ?? null,
+      async learn(space, length) {
+        if (!dimensions.has(space)) dimensions.set(space, length)
+        return dimensions.get(space) as number
       }
     },
     localOnly: false,
@@ -234,7 +246,10 @@ function createWorld(world: World) {
     },
     body: json => tell(`body ${json}`),
     finish: done => tell(`finish${done === null ? '' : ` ${done}`}`),
-    fail: error => tell(`fail ${error.code}`),
+    fail(error) {
+      errors.push(error)
+      tell(`fail ${error.code}`)
+    },
     over(summary) {
       summaries.push(summary)
       tell(`over ${summary.outcome}`)
@@ -243,6 +258,7 @@ function createWorld(world: World) {
 
   return {
     log,
+    errors,
     launched,
     settlements,
     facts,
@@ -256,8 +272,8 @@ function createWorld(world: World) {
     pass(ms: number) {
       nowMs += ms
     },
-    send(request: Partial<ChatRequest> = {}): Run {
-      run = createDispatch(ports)(requestFor(request), caller, reply)
+    send(request: Partial<ModelRequest> = {}): Run {
+      run = createDispatch(ports).run(requestFor(request), caller, reply)
       return run
     },
     /** The call running now. */
@@ -322,7 +338,7 @@ t.test('an answer is passed on, and everything it took is given back', async t =
   call.observer.usage(usage, usageEvent)
   call.end({ ok: true, done: Buffer.from('[DONE]') })
   t.same(world.log, ['start home', 'frames role;', 'frames Hello;', 'frames there;', 'release home-box', 'finish [DONE]', 'over ok'])
-  t.same(world.facts, [{ target: world.facts[0]?.target, reason: 'only_target', nanoUsd: null }])
+  t.same(world.facts, [{ target: world.facts[0]?.target, reason: 'only_target', nanoUsd: null, dropped: [] }])
   t.match(world.settlements, [{ outcome: 'ok', usage, tokensSeen: 2, sent: true, error: null, durationMs: 100, ttftMs: 40 }])
   t.match(world.summary(), { outcome: 'ok', error: null, target: { id: 'home/m' }, attempts: 1, usage, nanoUsd: 1_500, ttftMs: 40 })
   t.same(world.recorded, ['home/m ok'])
@@ -630,8 +646,8 @@ t.test('an answer of one piece goes out with its cost', async t => {
   t.same(world.log, [], 'not before its cost is known')
   world.now().end()
   t.same(world.log, ['start b', 'body {"answer":1}', 'over ok'])
-  t.match(world.facts, [{ reason: 'fallback', nanoUsd: 1_500 }])
-  t.match(world.summary(), { outcome: 'ok', usage, nanoUsd: 1_500, attempts: 2 })
+  t.match(world.facts, [{ reason: 'fallback', nanoUsd: 3_000 }], 'both calls')
+  t.match(world.summary(), { outcome: 'ok', usage, nanoUsd: 3_000, attempts: 2 })
   t.same(world.faults(), [])
 })
 
@@ -681,7 +697,7 @@ t.test('the usage chunk goes out only when it was asked for, with what we know',
   t.same(facts(rentedOne.log), {
     choices: [],
     usage: { prompt_tokens: 3 },
-    x_llm_mcp: { provider: 'b', model: 'm', device: null, reason: 'fallback', attempts: 2, cost_usd: 0.000001234 }
+    x_llm_mcp: { provider: 'b', model: 'm', device: null, reason: 'fallback', attempts: 2, cost_usd: 0.000002468 }
   })
   t.match(rentedOne.log.at(-3), /\n\n$/, 'an event to its end')
   t.same(rentedOne.log.slice(-2), ['finish [DONE]', 'over ok'])
@@ -695,7 +711,7 @@ t.test('the usage chunk goes out only when it was asked for, with what we know',
   t.same(JSON.parse((ownOne.log.find(line => line.includes('note')) ?? '').slice('frames data: '.length)), {
     choices: [],
     note: '}',
-    x_llm_mcp: { provider: 'fake', model: 'm', device: 'home-box', reason: 'only_target', attempts: 1, cost_usd: null }
+    x_llm_mcp: { provider: 'home', model: 'm', device: 'home-box', reason: 'only_target', attempts: 1, cost_usd: null }
   })
 
   const none = createWorld({ targets: [rented('a')] })
@@ -767,7 +783,7 @@ t.test('a client that leaves says nothing about the target', async t => {
   const run = world.send()
   await turn()
   run.cancel(null)
-  t.same(world.recorded, [])
+  t.same(world.recorded, ['home/m client_gone'], 'which breakers make nothing of')
   t.same(world.log, ['release home-box in 100 ms', 'over aborted'], 'its slot rests for a moment, and nobody is told')
   t.match(world.settlements, [{ outcome: 'aborted', error: { code: 'client_gone' } }])
   t.equal(world.now().calls.aborted, 1)
@@ -1005,4 +1021,64 @@ t.test('whatever adapters do and whenever a client leaves, every run ends once a
     { numRuns: 2_500 }
   )
   t.pass()
+})
+
+t.test('vectors of another length than the first ones of their space are not given out', async t => {
+  const embed = { operation: 'embed', stream: false, embedding: { dimensions: null, encoding: 'float' } } as const
+  const world = createWorld({ targets: [rented('a', { operations: ['embed'] }), rented('b', { operations: ['embed'] })] })
+  world.send(embed)
+  world.now().observer.body(Buffer.from('{}'))
+  world.now().end({ ok: true, dimensions: 768 })
+  await turn()
+  t.match(world.log, ['start a', 'body {}', 'over ok'])
+
+  world.log.length = 0
+  world.send(embed)
+  world.now().observer.body(Buffer.from('{"wrong":1}'))
+  world.now().end({ ok: true, dimensions: 384 })
+  t.equal(world.now().attempt.target.upstream.id, 'b', 'the next target is asked')
+  world.now().observer.body(Buffer.from('{"right":1}'))
+  world.now().end({ ok: true, dimensions: 768 })
+  t.same(world.log, ['start b', 'body {"right":1}', 'over ok'])
+  t.equal(world.settlements.at(-2)?.outcome, 'failed')
+
+  world.log.length = 0
+  world.send({ ...embed, embedding: { dimensions: 256, encoding: 'float' } })
+  world.now().observer.body(Buffer.from('{}'))
+  world.now().end({ ok: true, dimensions: 256 })
+  t.same(world.log, ['start a', 'body {}', 'over ok'], 'a length that was asked for is another matter')
+})
+
+t.test('the first vectors of a space are compared with what another process has recorded meanwhile', async t => {
+  const dimensions = { known: () => null, learn: async () => 16 }
+  const world = createWorld({ targets: [rented('a', { operations: ['embed'] })], ports: { dimensions } })
+  world.send({ operation: 'embed', stream: false, embedding: { dimensions: null, encoding: 'float' } })
+  world.now().observer.body(Buffer.from('{}'))
+  world.now().end({ ok: true, dimensions: 8 })
+  await turn()
+  t.same(world.log, ['fail dimension_mismatch', 'over failed'])
+})
+
+t.test('embeddings need a name', async t => {
+  const world = createWorld({ targets: [rented('a', { operations: ['embed', 'chat'] })] })
+  world.send({ operation: 'embed', model: 'auto', stream: false, embedding: { dimensions: null, encoding: 'float' } })
+  t.same(world.log, ['fail invalid_request', 'over failed'])
+})
+
+t.test('after our own second try, or where money may be gone, a client is told not to try again', async t => {
+  const told = (world: ReturnType<typeof createWorld>) => world.errors.at(-1)?.shouldRetry
+  const limited = failure('upstream_rate_limited', { retryAfterMs: 100 })
+  const once = createWorld({ targets: [rented('a')], nanoUsd: 0 })
+  once.send()
+  once.now().end(limited)
+  t.equal(told(once), true, 'nothing was spent, and nobody else was tried')
+  const twice = createWorld({ targets: [rented('a'), rented('b')], nanoUsd: 0 })
+  twice.send()
+  twice.now().end(limited)
+  twice.now().end(limited)
+  t.equal(told(twice), false)
+  const dear = createWorld({ targets: [rented('a')], nanoUsd: null })
+  dear.send()
+  dear.now().end(limited)
+  t.equal(told(dear), false, 'an unknown price is not none')
 })

@@ -19,6 +19,8 @@ const rows: Record<ErrorCode, Row> = {
   forbidden: [403, 'permission_error', false, 'none', false, false],
   insufficient_quota: [429, 'insufficient_quota', false, 'none', false, false],
   rate_limit_exceeded: [429, 'requests', false, 'none', true, true],
+  token_limit_exceeded: [429, 'tokens', false, 'none', true, true],
+  concurrency_limit_exceeded: [429, 'requests', false, 'none', true, true],
   no_capacity: [503, 'service_unavailable_error', false, 'none', true, true],
   queue_full: [503, 'service_unavailable_error', false, 'none', true, true],
   server_draining: [503, 'service_unavailable_error', false, 'none', true, true],
@@ -29,6 +31,7 @@ const rows: Record<ErrorCode, Row> = {
   upstream_unavailable: [502, 'server_error', true, 'failure', true, false],
   upstream_refused: [400, 'invalid_request_error', false, 'none', false, false],
   upstream_broke: [502, 'server_error', false, 'failure', true, false],
+  dimension_mismatch: [502, 'server_error', true, 'none', false, false],
   client_gone: [499, 'invalid_request_error', false, 'none', false, false],
   internal_error: [500, 'server_error', false, 'none', true, false]
 }
@@ -43,6 +46,8 @@ t.test('a code decides status, type, next target, breaker, job retry and the wor
 
 t.test('the body has OpenAI’s four keys, whatever the error', async t => {
   const published: Partial<Record<ErrorCode, string>> = {
+    token_limit_exceeded: 'rate_limit_exceeded',
+    concurrency_limit_exceeded: 'rate_limit_exceeded',
     upstream_rate_limited: 'rate_limit_exceeded',
     upstream_lacks_model: 'model_not_found'
   }

@@ -35,7 +35,7 @@ const listing = (changes: Partial<ModelListing> = {}): ModelListing => ({
   maxContextTokens: null,
   maxOutputTokens: null,
   features: null,
-  chat: true,
+  operations: ['chat', 'complete'],
   loaded: false,
   price: null,
   memory: null,
@@ -64,11 +64,19 @@ t.test('a listing becomes a target with the context that holds there', async t =
       features: ['tools', 'tools', 'vision'],
       loaded: true,
       createdAt: 5,
-      chat: false
+      operations: ['embed']
     }),
     null
   )
-  t.match(full, { id: 'cloud/m', model: 'm', contextTokens: 128_000, maxOutputTokens: 4_096, loaded: true, chat: false, createdAt: 5 })
+  t.match(full, {
+    id: 'cloud/m',
+    model: 'm',
+    contextTokens: 128_000,
+    maxOutputTokens: 4_096,
+    loaded: true,
+    operations: ['embed'],
+    createdAt: 5
+  })
   t.same([...(full.features ?? [])], ['tools', 'vision'])
   t.equal(targetOf(book, upstream(), listing({ maxContextTokens: 128_000 }), 8_192).contextTokens, 8_192, 'the pinned size')
   const bare = targetOf(book, upstream(), listing(), null)
@@ -82,7 +90,7 @@ t.test('a model nobody listed may do everything and costs what is known by its n
     contextTokens: null,
     maxOutputTokens: null,
     features: null,
-    chat: true,
+    operations: ['chat', 'complete'],
     loaded: false,
     price: { source: 'config', tokens: price(1) },
     createdAt: 0

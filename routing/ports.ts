@@ -1,0 +1,105 @@
+// What the core is given by the rooms around it, and what it tells them.
+
+import type { Rejected } from './decide.ts'
+import type { GatewayError } from './errors.ts'
+import type { Attempt, Caller, Target, Usage } from './types.ts'
+
+/** Where the answer goes. Called in this order: `start` once, then `frames` or one `body`, then `finish`; or `fail`, whenever it must be. */
+export interface Reply {
+  start(facts: ReplyFacts): void
+  /** False = the reader is full; `resume` of the run is called when it has room. */
+  frames(events: Buffer): boolean
+  body(json: Buffer): void
+  /** `done`: the upstream's own terminator, or null for ours. */
+  finish(done: Buffer | null): void
+  /** Before `start` an error body, after it an error frame. */
+  fail(error: GatewayError): void
+  /** Exactly once, after everything else. */
+  over(summary: RunSummary): void
+}
+
+export interface ReplyFacts {
+  readonly target: Target
+  readonly reason: string
+  /** Known before the body of an answer that is not streamed. */
+  readonly nanoUsd: number | null
+  /** Hints that the target does not know, by their field. */
+  readonly dropped: readonly string[]
+}
+
+export interface RunSummary {
+  readonly outcome: Outcome
+  readonly error: GatewayError | null
+  readonly target: Target | null
+  /** Calls that were made. */
+  readonly attempts: number
+  readonly rejected: readonly Rejected[]
+  /** Of the last call. */
+  readonly usage: Usage | null
+  /** Of all calls together; null when one of them has no known price. */
+  readonly nanoUsd: number | null
+  readonly ttftMs: number | null
+  /** In the order they were made. */
+  readonly calls: readonly CallRecord[]
+}
+
+/** What is known of one call when it is over. */
+export interface CallRecord {
+  readonly target: Target
+  readonly outcome: Outcome
+  readonly error: GatewayError | null
+  /** By the dispatch's clock, ms. */
+  readonly startedAt: number
+  readonly durationMs: number
+  readonly ttftMs: number | null
+  readonly usage: Usage | null
+  readonly settled: Settled
+}
+
+export type Outcome = 'ok' | 'failed' | 'aborted'
+
+export interface Settlement {
+  readonly outcome: Outcome
+  /** Null: the upstream gave no figures. */
+  readonly usage: Usage | null
+  /** Pieces of output seen, for an estimate where there are no figures. */
+  readonly tokensSeen: number
+  readonly sent: boolean
+  readonly error: GatewayError | null
+  readonly durationMs: number
+  readonly ttftMs: number | null
+}
+
+/** As it was booked. */
+export interface Settled {
+  readonly nanoUsd: number | null
+  readonly estimated: boolean
+  readonly promptTokens: number
+  readonly completionTokens: number
+}
+
+export interface Ledger {
+  /** Written down before the call, so that a kill cannot hide what it cost. */
+  begin(attempt: Attempt, caller: Caller): void
+  settle(attempt: Attempt, settlement: Settlement): Settled
+}
+
+export interface Slots {
+  /** One of the machine's places for this attempt; false when all are taken. Throws GatewayError when nobody can say. */
+  claim(deviceId: string, attemptId: string): Promise<boolean>
+  release(deviceId: string, attemptId: string, afterMs: number): void
+}
+
+/** How long the vectors of a space are: recorded when they are first seen. */
+export interface Dimensions {
+  known(space: string): number | null
+  /** Records a length where none is known; resolves to the one that holds, which another process may have found first. */
+  learn(space: string, dimensions: number): Promise<number>
+}
+
+export interface Breakers {
+  isOpen(targetId: string): boolean
+  /** A call of this target begins: the one that finds out whether a broken one works again. */
+  begin(targetId: string): void
+  record(targetId: string, error: GatewayError | null): void
+}
