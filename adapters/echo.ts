@@ -9,17 +9,27 @@ const advice =
 const repeatedCharactersAtMost = 2_000
 
 export function createAdapter(ports: { readonly now: () => number; readonly randomId: () => string }): Adapter {
+  const identity = (prefix: string): Identity => ({ id: `${prefix}-${ports.randomId()}`, created: Math.floor(ports.now() / 1_000) })
   return {
     name: 'echo',
     // A model that may use tools may also answer in words; a schema it could not keep.
     features: new Set(['audio', 'file', 'reasoning', 'tools', 'vision']),
-    chat: (attempt, observer) => answer(attempt, observer, `chatcmpl-${ports.randomId()}`, Math.floor(ports.now() / 1_000)),
+    chat: (attempt, observer) => answer(attempt, observer, identity('chatcmpl')),
+    complete: (attempt, observer) => answer(attempt, observer, identity('cmpl')),
+    // No embeddings: a made-up vector is worse than an error.
     listModels: async () => []
   }
 }
 
-function answer(attempt: Attempt, observer: AttemptObserver, id: string, created: number): AttemptHandle {
+interface Identity {
+  readonly id: string
+  readonly created: number
+}
+
+function answer(attempt: Attempt, observer: AttemptObserver, identity: Identity): AttemptHandle {
   const { request, target } = attempt
+  const isChat = request.operation === 'chat'
+  const chunkObject = isChat ? 'chat.completion.chunk' : 'text_completion'
   const words = textFor(attempt).match(/\S+\s*/g) ?? []
   const usage: Usage = {
     promptTokens: request.prompt.expected,
@@ -34,7 +44,7 @@ function answer(attempt: Attempt, observer: AttemptObserver, id: string, created
     completion_tokens: usage.completionTokens,
     total_tokens: usage.promptTokens + usage.completionTokens
   }
-  const base = { id, created, model: target.model, system_fingerprint: 'fp_echo' }
+  const base = { ...identity, model: target.model, system_fingerprint: 'fp_echo' }
   let word = -1
   let over = false
   let timer: NodeJS.Immediate | null = setImmediate(next)
@@ -44,17 +54,17 @@ function answer(attempt: Attempt, observer: AttemptObserver, id: string, created
     if (over) return
     if (!request.stream) return whole()
     if (word === -1) {
-      observer.frames(chunk({ role: 'assistant', content: '', refusal: null }, null), 0)
+      if (isChat) observer.frames(chunk({ delta: { role: 'assistant', content: '', refusal: null } }, null), 0)
     } else if (word < words.length) {
       word++
-      if (!observer.frames(chunk({ content: words[word - 1] }, null), 1)) return
+      if (!observer.frames(piece(words[word - 1] ?? '', null), 1)) return
       timer = setImmediate(next)
       return
     } else {
-      observer.frames(chunk({}, 'stop'), 1)
+      observer.frames(isChat ? chunk({ delta: {} }, 'stop') : piece('', 'stop'), 1)
       // The reader may have left while it was being told.
       if (over) return
-      observer.usage(usage, frame({ ...base, object: 'chat.completion.chunk', choices: [], usage: wireUsage }))
+      observer.usage(usage, frame({ ...base, object: chunkObject, choices: [], usage: wireUsage }))
       over = true
       return observer.end({ ok: true })
     }
@@ -64,15 +74,15 @@ function answer(attempt: Attempt, observer: AttemptObserver, id: string, created
 
   function whole(): void {
     over = true
+    const text = words.join('')
+    const said = isChat ? { message: { role: 'assistant', content: text, refusal: null } } : { text }
     observer.usage(usage, null)
     observer.body(
       Buffer.from(
         JSON.stringify({
           ...base,
-          object: 'chat.completion',
-          choices: [
-            { index: 0, message: { role: 'assistant', content: words.join(''), refusal: null }, logprobs: null, finish_reason: 'stop' }
-          ],
+          object: isChat ? 'chat.completion' : 'text_completion',
+          choices: [{ index: 0, ...said, logprobs: null, finish_reason: 'stop' }],
           usage: wireUsage
         })
       )
@@ -80,9 +90,13 @@ function answer(attempt: Attempt, observer: AttemptObserver, id: string, created
     observer.end({ ok: true })
   }
 
-  function chunk(delta: unknown, finish: string | null): Buffer {
-    const choices = [{ index: 0, delta, logprobs: null, finish_reason: finish }]
-    return frame({ ...base, object: 'chat.completion.chunk', choices, ...(request.includeUsage ? { usage: null } : {}) })
+  function piece(text: string, finish: string | null): Buffer {
+    return chunk(isChat ? { delta: { content: text } } : { text }, finish)
+  }
+
+  function chunk(said: object, finish: string | null): Buffer {
+    const choices = [{ index: 0, ...said, logprobs: null, finish_reason: finish }]
+    return frame({ ...base, object: chunkObject, choices, ...(request.includeUsage ? { usage: null } : {}) })
   }
 
   return {
@@ -102,15 +116,19 @@ function frame(value: unknown): Buffer {
   return Buffer.from(`data: ${JSON.stringify(value)}\n\n`)
 }
 
-function textFor(attempt: Attempt): string {
-  const { messages } = attempt.request.body.json()
-  const said = Array.isArray(messages)
-    ? (messages
-        .map(textOf)
-        .filter(text => text !== '')
-        .at(-1) ?? '')
-    : ''
+function textFor({ request }: Attempt): string {
+  const said = request.input === null ? lastSaid(request.body.json().messages) : (request.input.texts[0] ?? '')
   return said === '' ? advice : `${advice} You said: ${said.slice(0, repeatedCharactersAtMost)}`
+}
+
+function lastSaid(messages: unknown): string {
+  if (!Array.isArray(messages)) return ''
+  return (
+    messages
+      .map(textOf)
+      .filter(text => text !== '')
+      .at(-1) ?? ''
+  )
 }
 
 /** The text of a user message; parts joined. */

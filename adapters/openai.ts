@@ -1,21 +1,28 @@
-// OpenAI, and every server that speaks its chat API: vLLM, llama.cpp, LM Studio, Groq, ...
+// OpenAI, and every server that speaks its API: vLLM, llama.cpp, LM Studio, Groq, ...
 
 import type { Outbound } from '../outbound/client.ts'
 import { GatewayError } from '../routing/errors.ts'
-import type { Adapter, Feature, ModelListing, Upstream } from '../routing/types.ts'
-import { compatibleBody, compatibleChat, type Dialect } from './shared/compatible.ts'
+import type { Adapter, Feature, ModelListing, Operation, Upstream } from '../routing/types.ts'
+import { compatibleCall } from './shared/compatible.ts'
+import { type Dialect, droppedOptions } from './shared/dialect.ts'
+import { compatibleEmbed } from './shared/embeddings.ts'
 import { isRecord } from './shared/http-errors.ts'
 import { fetchModels, isModelName, numberOrNull } from './shared/model-list.ts'
 
 const features: ReadonlySet<Feature> = new Set<Feature>([
   'audio',
+  'best_of',
+  'echo_prompt',
   'file',
   'forced_tool_choice',
+  'functions',
   'json_object',
   'json_schema',
   'logprobs',
   'n',
+  'prompts',
   'reasoning',
+  'suffix',
   'tools',
   'vision'
 ])
@@ -32,28 +39,43 @@ export function createAdapter(ports: { readonly outbound: Outbound }): Adapter {
       'content-type': 'application/json',
       'x-client-request-id': attempt.id
     }),
-    body: compatibleBody,
+    readsTokens: ({ upstream }) => upstream.registryId === 'openai',
     chargedNanoUsd: () => null
   }
   return {
     name: 'openai',
     features,
-    chat: (attempt, observer) => compatibleChat(dialect, attempt, observer),
+    chat: (attempt, observer) => compatibleCall(dialect, attempt, observer),
+    complete: (attempt, observer) => compatibleCall(dialect, attempt, observer),
+    embed: (attempt, observer) => compatibleEmbed(dialect, attempt, observer),
+    dropped: droppedOptions,
     listModels: (upstream, signal) => listModels(ports.outbound, upstream, signal)
   }
+}
+
+// Families of embedding models whose names do not say so.
+const knownEmbedders = /(^|[/_-])(bge|e5|gte|gtr|minilm|mpnet|sfr|stella|arctic|jina|nomic)([/_-]|$)/i
+
+/** The list does not say what a model is for; its name does, at least at OpenAI, where no model can do both. */
+function operationsOf(id: string, isOpenAi: boolean): Operation[] {
+  if (/embed/i.test(id) || (!isOpenAi && knownEmbedders.test(id))) return ['embed']
+  if (isOpenAi) return /instruct|babbage|davinci/i.test(id) ? ['complete'] : notChat.test(id) ? [] : ['chat']
+  if (/instruct|babbage|davinci/i.test(id)) return notChat.test(id) ? ['complete'] : ['chat', 'complete']
+  // Elsewhere a name says little: what it cannot do, the server will say.
+  return notChat.test(id) ? [] : ['chat', 'complete', 'embed']
 }
 
 async function listModels(outbound: Outbound, upstream: Upstream, signal: AbortSignal): Promise<ModelListing[]> {
   const entries = await fetchModels(outbound, upstream, signal)
   const listed = entries.flatMap(entry => {
     const id = isRecord(entry) ? entry.id : null
-    return isRecord(entry) && isModelName(id) ? [listing(id, entry)] : []
+    return isRecord(entry) && isModelName(id) ? [listing(id, entry, upstream.registryId === 'openai')] : []
   })
   if (listed.length === 0) throw new GatewayError('upstream_unavailable', `${upstream.id} lists no models.`)
   return listed
 }
 
-function listing(id: string, entry: Record<string, unknown>): ModelListing {
+function listing(id: string, entry: Record<string, unknown>, isOpenAi: boolean): ModelListing {
   const meta = isRecord(entry.meta) ? entry.meta : {}
   return {
     model: id,
@@ -67,7 +89,7 @@ function listing(id: string, entry: Record<string, unknown>): ModelListing {
       numberOrNull(meta.n_ctx_train),
     maxOutputTokens: numberOrNull(entry.max_completion_tokens),
     features: null,
-    chat: !notChat.test(id),
+    operations: operationsOf(id, isOpenAi),
     loaded: true,
     price: null,
     memory: null,

@@ -1,8 +1,10 @@
 // OpenRouter: a compatible server with its own figures for cost, its own errors, and a public list with prices.
 
 import type { Outbound } from '../outbound/client.ts'
-import type { Adapter, Feature, ModelListing, TokenPrice, Upstream } from '../routing/types.ts'
-import { compatibleBody, compatibleChat, type Dialect } from './shared/compatible.ts'
+import type { Adapter, Feature, ModelListing, Operation, TokenPrice, Upstream } from '../routing/types.ts'
+import { compatibleCall } from './shared/compatible.ts'
+import { type Dialect, droppedOptions } from './shared/dialect.ts'
+import { compatibleEmbed } from './shared/embeddings.ts'
 import { isRecord } from './shared/http-errors.ts'
 import { fetchModels, isModelName, numberOrNull } from './shared/model-list.ts'
 
@@ -22,7 +24,7 @@ const features: ReadonlySet<Feature> = new Set<Feature>([
 // More than any request costs; and from 9 million on, nano-dollars are no whole numbers any more.
 const usdAtMost = 1_000_000
 
-// Attribution, shown in OpenRouter's rankings; both names of the title are read (protocols: OpenRouter).
+// Attribution, shown in OpenRouter's rankings; both names of the title are read.
 const attribution = { 'http-referer': 'http://localhost', 'x-title': 'llm-mcp', 'x-openrouter-title': 'llm-mcp' }
 
 export function createAdapter(ports: { readonly outbound: Outbound }): Adapter {
@@ -35,13 +37,16 @@ export function createAdapter(ports: { readonly outbound: Outbound }): Adapter {
       'content-type': 'application/json',
       'x-client-request-id': attempt.id
     }),
-    body: compatibleBody,
+    readsTokens: ({ model }) => model.startsWith('openai/'),
     chargedNanoUsd
   }
   return {
     name: 'openrouter',
     features,
-    chat: (attempt, observer) => compatibleChat(dialect, attempt, observer),
+    chat: (attempt, observer) => compatibleCall(dialect, attempt, observer),
+    complete: (attempt, observer) => compatibleCall(dialect, attempt, observer),
+    embed: (attempt, observer) => compatibleEmbed(dialect, attempt, observer),
+    dropped: droppedOptions,
     listModels: (upstream, signal) => listModels(ports.outbound, upstream, signal)
   }
 }
@@ -55,15 +60,33 @@ function chargedNanoUsd(usage: Readonly<Record<string, unknown>>): number | null
   return usd > usdAtMost ? null : Math.round(usd * 1e9)
 }
 
+/** Embedding models have a list of their own, without which the others are still there. */
 async function listModels(outbound: Outbound, upstream: Upstream, signal: AbortSignal): Promise<ModelListing[]> {
-  const entries = await fetchModels(outbound, upstream, signal)
+  const [models, embedding] = await Promise.all([
+    fetchModels(outbound, upstream, signal),
+    fetchModels(outbound, upstream, signal, '/embeddings/models').catch(() => [])
+  ])
+  const listings = new Map(listingsOf(models, operationsOf).map(listing => [listing.model, listing]))
+  for (const listing of listingsOf(embedding, () => ['embed'])) {
+    const known = listings.get(listing.model)
+    if (known === undefined) listings.set(listing.model, listing)
+    else if (!known.operations.includes('embed')) listings.set(listing.model, { ...known, operations: [...known.operations, 'embed'] })
+  }
+  return [...listings.values()]
+}
+
+function listingsOf(entries: readonly unknown[], operationsOf: (outputs: readonly string[]) => readonly Operation[]): ModelListing[] {
   return entries.flatMap(entry => {
     const id = isRecord(entry) ? entry.id : null
-    return isRecord(entry) && isModelName(id) ? [listing(id, entry)] : []
+    return isRecord(entry) && isModelName(id) ? [listing(id, entry, operationsOf)] : []
   })
 }
 
-function listing(id: string, entry: Record<string, unknown>): ModelListing {
+function listing(
+  id: string,
+  entry: Record<string, unknown>,
+  operationsOf: (outputs: readonly string[]) => readonly Operation[]
+): ModelListing {
   const provider = isRecord(entry.top_provider) ? entry.top_provider : {}
   const architecture = isRecord(entry.architecture) ? entry.architecture : {}
   const inputs = strings(architecture.input_modalities)
@@ -76,12 +99,18 @@ function listing(id: string, entry: Record<string, unknown>): ModelListing {
     maxContextTokens: contexts.length === 0 ? null : Math.min(...contexts),
     maxOutputTokens: numberOrNull(provider.max_completion_tokens),
     features: featuresOf(strings(entry.supported_parameters), inputs, outputs),
-    chat: outputs.length === 0 || outputs.includes('text'),
+    operations: operationsOf(outputs),
     loaded: true,
     price: priceOf(entry.pricing),
     memory: null,
     digest: null
   }
+}
+
+/** An embedding model says so; of everything else, what gives text is asked for text. */
+function operationsOf(outputs: readonly string[]): Operation[] {
+  if (outputs.includes('embeddings')) return ['embed']
+  return outputs.length === 0 || outputs.includes('text') ? ['chat', 'complete'] : []
 }
 
 function featuresOf(parameters: readonly string[], inputs: readonly string[], outputs: readonly string[]): Feature[] | null {

@@ -1,7 +1,7 @@
 // What Ollama's errors mean: by status before the answer begins, by text inside it. Source: its server/routes.go, sched.go.
 
 import type { IncomingHttpHeaders } from 'node:http'
-import { type ErrorOptions, GatewayError } from '../../routing/errors.ts'
+import { type ErrorCode, type ErrorOptions, GatewayError } from '../../routing/errors.ts'
 import { isObject } from './values.ts'
 
 // There is no Retry-After from Ollama; a place in its queue is free again after one short answer.
@@ -9,49 +9,60 @@ const busyRetryMs = 1000
 const longestText = 500
 
 /**
- * For an answer that is not a 200. `where` names the machine and model, `body` is what was read of the answer.
+ * For an answer that is not a 200. `where` names the machine and model, `body` is what was read of the answer,
+ * `input` the field of the request that may be too long.
  * 1. denied, 2. not here, 3. busy, which is not broken, 4. a prompt too long, which some versions answer with 500,
- * 5. broken, 6. the request's own fault.
+ * 5. a model that has no such use, which some versions answer with 500 too, 6. broken, 7. the request's own fault.
  */
-export function failureOfStatus(where: string, status: number, headers: IncomingHttpHeaders, body: string): GatewayError {
+export function failureOfStatus(
+  where: string,
+  status: number,
+  headers: IncomingHttpHeaders,
+  body: string,
+  input = 'messages'
+): GatewayError {
   const text = errorTextOf(body)
-  const said = `${where} answered ${status}${text === '' ? '' : `: ${text}`}`
+  const said = (code: ErrorCode, options: ErrorOptions = {}): GatewayError =>
+    new GatewayError(code, `${where} answered ${status}`, { ...options, quote: text })
   // 1.
   if (status === 403 && body.trim() === '') {
     return new GatewayError(
       'upstream_denied',
-      `${said} with an empty body: it refuses the Host name it was called by; use its IP address in the configuration.`
+      `${where} answered 403 with an empty body: it refuses the Host name it was called by; use its IP address in the configuration.`
     )
   }
-  if (status === 401 || status === 403) return new GatewayError('upstream_denied', said)
+  if (status === 401 || status === 403) return said('upstream_denied')
   // 2.
-  if (status === 404) return new GatewayError('upstream_lacks_model', said)
+  if (status === 404) return said('upstream_lacks_model')
   // 3.
-  if (status === 429) return new GatewayError('upstream_rate_limited', said, retryAfter(headers, null))
-  if (status === 499 || status === 503) return new GatewayError('upstream_rate_limited', said, retryAfter(headers, busyRetryMs))
+  if (status === 429) return said('upstream_rate_limited', retryAfter(headers, null))
+  if (status === 499 || status === 503) return said('upstream_rate_limited', retryAfter(headers, busyRetryMs))
   // 4.
-  if (tellsTooLong(text) && (status === 400 || status === 413 || status === 500)) return tooLong(said)
-  if (status === 400 && /too long|exceeds/i.test(text)) return tooLong(said)
+  if (tellsTooLong(text) && (status === 400 || status === 413 || status === 500)) return said('context_length_exceeded', { param: input })
+  if (status === 400 && /too long|exceeds/i.test(text)) return said('context_length_exceeded', { param: input })
   // 5.
-  if (status < 400 || status === 408 || status >= 500) {
-    return new GatewayError('upstream_unavailable', said, { status: status === 408 || status === 504 ? 504 : 502 })
-  }
+  if (/not support embedding/i.test(text)) return said('unsupported_parameter', fieldOf(text, input))
   // 6.
-  if (status === 400 && tellsUnsupported(text)) return notSupported(said, text)
-  return new GatewayError('upstream_refused', said, { status })
+  if (status < 400 || status === 408 || status >= 500) {
+    return said('upstream_unavailable', { status: status === 408 || status === 504 ? 504 : 502 })
+  }
+  // 7.
+  if (status === 400 && tellsUnsupported(text)) return said('unsupported_parameter', fieldOf(text, input))
+  return said('upstream_refused', { status })
 }
 
 /** For an error line inside a 200, as long as nothing was answered: only its text tells what it is. */
-export function failureOfText(where: string, text: string): GatewayError {
-  const said = `${where} answered with an error${text === '' ? '' : `: ${text}`}`
-  if (tellsTooLong(text)) return tooLong(said)
-  if (tellsUnsupported(text)) return notSupported(said, text)
-  if (/\bmodel\b.*\bnot found\b/i.test(text)) return new GatewayError('upstream_lacks_model', said)
+export function failureOfText(where: string, text: string, input = 'messages'): GatewayError {
+  const said = (code: ErrorCode, options: ErrorOptions = {}): GatewayError =>
+    new GatewayError(code, `${where} answered with an error`, { ...options, quote: text })
+  if (tellsTooLong(text)) return said('context_length_exceeded', { param: input })
+  if (tellsUnsupported(text)) return said('unsupported_parameter', fieldOf(text, input))
+  if (/\bmodel\b.*\bnot found\b/i.test(text)) return said('upstream_lacks_model')
   if (/server busy|maximum pending requests|request canceled/i.test(text)) {
-    return new GatewayError('upstream_rate_limited', said, { retryAfterMs: busyRetryMs })
+    return said('upstream_rate_limited', { retryAfterMs: busyRetryMs })
   }
-  if (/unauthorized/i.test(text)) return new GatewayError('upstream_denied', said)
-  return new GatewayError('upstream_unavailable', said)
+  if (/unauthorized/i.test(text)) return said('upstream_denied')
+  return said('upstream_unavailable')
 }
 
 /** One line of at most 500 characters, whatever the body was: Ollama's `{"error":"text"}`, OpenAI's object, HTML, nothing. */
@@ -87,23 +98,23 @@ function tellsTooLong(text: string): boolean {
     : /\b(prompt|input)\b.*(too long|longer than|exceed)/i.test(text)
 }
 
-function tooLong(said: string): GatewayError {
-  return new GatewayError('context_length_exceeded', said, { param: 'messages' })
-}
-
 function tellsUnsupported(text: string): boolean {
   return /(does|is|are) not support/i.test(text)
 }
 
-function notSupported(said: string, text: string): GatewayError {
+function fieldOf(text: string, input: string): ErrorOptions {
   const param = /not support(ed)? tools/i.test(text)
     ? 'tools'
     : /think/i.test(text)
       ? 'reasoning_effort'
       : /image|vision/i.test(text)
-        ? 'messages'
-        : undefined
-  return new GatewayError('unsupported_parameter', said, param === undefined ? {} : { param })
+        ? input
+        : /insert/i.test(text)
+          ? 'suffix'
+          : /embedding/i.test(text)
+            ? 'model'
+            : undefined
+  return param === undefined ? {} : { param }
 }
 
 function retryAfter(headers: IncomingHttpHeaders, otherwiseMs: number | null): ErrorOptions {

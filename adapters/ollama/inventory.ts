@@ -2,7 +2,7 @@
 
 import type { Outbound } from '../../outbound/client.ts'
 import { GatewayError } from '../../routing/errors.ts'
-import type { Feature, ModelListing, ModelMemory, Upstream } from '../../routing/types.ts'
+import type { Feature, ModelListing, ModelMemory, Operation, Upstream } from '../../routing/types.ts'
 import { failureOfStatus } from './failures.ts'
 import { toOutbound } from './origin.ts'
 import { count, isObject, type Json } from './values.ts'
@@ -149,7 +149,9 @@ function toShow(answer: Json): Show {
   const key = typeof architecture === 'string' ? architecture : ''
   return {
     capabilities: Array.isArray(answer.capabilities)
-      ? ['completion', ...featureByCapability.keys()].filter(capability => (answer.capabilities as unknown[]).includes(capability))
+      ? ['completion', 'embedding', ...featureByCapability.keys()].filter(capability =>
+          (answer.capabilities as unknown[]).includes(capability)
+        )
       : null,
     families: familiesOf(isObject(answer.details) ? answer.details : {}),
     contextTokens: positive(info[`${key}.context_length`]),
@@ -158,7 +160,14 @@ function toShow(answer: Json): Show {
   }
 }
 
+/** Ollama says which models make embeddings since it knows capabilities; before, a BERT was one and any other could be asked. */
+function operationsOf(capabilities: readonly string[] | null, chat: boolean): Operation[] {
+  const generates: Operation[] = chat ? ['chat', 'complete'] : []
+  return capabilities === null || capabilities.includes('embedding') ? [...generates, 'embed'] : generates
+}
+
 const featureByCapability = new Map<string, Feature>([
+  ['insert', 'suffix'],
   ['tools', 'tools'],
   ['vision', 'vision'],
   ['thinking', 'reasoning']
@@ -177,7 +186,7 @@ function toListing(entry: Entry, show: Show | null, loaded: Json | null): ModelL
     maxOutputTokens: null,
     features:
       capabilities === null ? null : chat ? [...alwaysFeatures, ...capabilities.flatMap(name => featureByCapability.get(name) ?? [])] : [],
-    chat,
+    operations: operationsOf(capabilities, chat),
     loaded: loaded !== null,
     price: null,
     memory: memoryOf(entry, show, loaded),

@@ -1,4 +1,4 @@
-// One line of Ollama's answer, parsed and checked. Wire format: ChatResponse in its api/types.go.
+// One line of Ollama's answer, parsed and checked. Wire format: ChatResponse and GenerateResponse in its api/types.go.
 
 import type { Usage } from '../../routing/types.ts'
 import { errorValueText } from './failures.ts'
@@ -11,6 +11,16 @@ export interface NativeToolCall {
   readonly arguments: string
 }
 
+export interface TokenLogprob {
+  readonly token: string
+  readonly logprob: number
+  readonly bytes: unknown
+}
+
+export interface TokenLogprobs extends TokenLogprob {
+  readonly top_logprobs: readonly TokenLogprob[]
+}
+
 export interface NativeLine {
   /** Null = no error; Ollama's own text otherwise, which may be empty. */
   readonly error: string | null
@@ -18,8 +28,8 @@ export interface NativeLine {
   readonly content: string
   readonly thinking: string
   readonly toolCalls: readonly NativeToolCall[]
-  /** In OpenAI's form, as JSON; null = none. */
-  readonly logprobs: string | null
+  /** In the form of OpenAI's chat; null = none. */
+  readonly logprobs: readonly TokenLogprobs[] | null
   readonly done: boolean
   readonly doneReason: unknown
   /** Where the counters of the last line stand, unchecked. */
@@ -28,12 +38,21 @@ export interface NativeLine {
 
 const noCalls: readonly NativeToolCall[] = []
 
-/** Null when the line is not what Ollama writes. */
+/** A line of /api/chat; null when it is not what Ollama writes. */
 export function parseLine(text: string): NativeLine | null {
+  return parsed(text, raw => (raw.message === undefined || raw.message === null ? {} : raw.message))
+}
+
+/** The same of /api/generate, where the text is called `response` and stands at the top. */
+export function parseGeneratedLine(text: string): NativeLine | null {
+  return parsed(text, raw => ({ content: raw.response, thinking: raw.thinking }))
+}
+
+function parsed(text: string, messageOf: (raw: Json) => unknown): NativeLine | null {
   try {
     const raw: unknown = JSON.parse(text)
     if (!isObject(raw)) return null
-    const message = raw.message ?? {}
+    const message = messageOf(raw)
     if (!isObject(message)) return null
     const content = message.content ?? ''
     const thinking = message.thinking ?? ''
@@ -97,7 +116,7 @@ function toolCallsOf(calls: unknown): readonly NativeToolCall[] | null {
 }
 
 /** Entries that are not in form are left out: they are a by-product, not the answer. */
-function logprobsOf(entries: unknown): string | null {
+function logprobsOf(entries: unknown): readonly TokenLogprobs[] | null {
   if (!Array.isArray(entries) || entries.length === 0) return null
   const content = entries.flatMap((entry: unknown) => {
     const token = tokenOf(entry)
@@ -105,10 +124,10 @@ function logprobsOf(entries: unknown): string | null {
     const top: unknown[] = Array.isArray(entry.top_logprobs) ? entry.top_logprobs : []
     return [{ ...token, top_logprobs: top.map(tokenOf).filter(token => token !== null) }]
   })
-  return content.length === 0 ? null : JSON.stringify(content)
+  return content.length === 0 ? null : content
 }
 
-function tokenOf(entry: unknown): { token: string; logprob: number; bytes: unknown } | null {
+function tokenOf(entry: unknown): TokenLogprob | null {
   if (!isObject(entry) || typeof entry.token !== 'string' || typeof entry.logprob !== 'number') return null
   const bytes = Array.isArray(entry.bytes) && entry.bytes.every(byte => count(byte) !== null) ? entry.bytes : null
   return { token: entry.token, logprob: entry.logprob, bytes }

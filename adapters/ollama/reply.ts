@@ -1,28 +1,12 @@
-// Ollama's lines as OpenAI's answer: chunks of a stream, or one whole completion. Shapes: OpenAI's API reference, chat.
+// Ollama's lines as OpenAI's chat: chunks of a stream, or one whole answer. Shapes: OpenAI's API reference.
 
 import type { Usage } from '../../routing/types.ts'
 import { carriesOutput, type NativeLine, type NativeToolCall } from './lines.ts'
-
-export type ReasoningField = 'reasoning' | 'reasoning_content' | 'both'
-
-export interface ReplyPorts {
-  /** The model's name on every chunk. */
-  readonly model: string
-  readonly reasoningField: ReasoningField
-  readonly now: () => number
-  readonly randomId: () => string
-}
-
-export interface EventWriter {
-  add(line: NativeLine): void
-  /** The events of all lines since the last time, as SSE, and how many of the lines bring output; null = none. */
-  take(): { readonly events: Buffer; readonly tokens: number } | null
-  usageEvent(usage: Usage): Buffer
-}
+import { type Assembly, createIdentity, type EventWriter, type ReasoningField, type ReplyPorts, usageJson } from './writing.ts'
 
 /** Several lines of one network chunk become one buffer. Role first, finish last and once, whatever the lines are. */
 export function createEventWriter(ports: ReplyPorts, includeUsage: boolean): EventWriter {
-  const identity = createIdentity(ports)
+  const identity = createIdentity(ports, 'chatcmpl')
   const finishOf = createFinish()
   const nameCalls = createCallNamer(ports.randomId)
   const end = `}]${includeUsage ? ',"usage":null' : ''}}\n\n`
@@ -34,7 +18,7 @@ export function createEventWriter(ports: ReplyPorts, includeUsage: boolean): Eve
 
   function add(line: NativeLine): void {
     if (prefix === '') prefix = `data: ${identity(line.createdAt, 'chat.completion.chunk')},"choices":[{"index":0,"delta":`
-    const { logprobs } = line
+    const logprobs = line.logprobs === null ? null : JSON.stringify(line.logprobs)
     const textEnd = logprobs === null ? plainEnd : `,"logprobs":{"content":${logprobs},"refusal":null},"finish_reason":null${end}`
     if (!hasRole && (carriesOutput(line) || logprobs !== null || line.done)) addRole(line)
     if (line.thinking !== '')
@@ -68,15 +52,9 @@ export function createEventWriter(ports: ReplyPorts, includeUsage: boolean): Eve
   return { add, take, usageEvent }
 }
 
-export interface Assembly {
-  /** False = the answer has become larger than `maxBytes`. */
-  add(line: NativeLine): boolean
-  body(usage: Usage): Buffer
-}
-
 /** Collects the lines of an answer that is not streamed to the client. */
 export function createAssembly(ports: ReplyPorts, maxBytes: number): Assembly {
-  const identity = createIdentity(ports)
+  const identity = createIdentity(ports, 'chatcmpl')
   const finishOf = createFinish()
   const nameCalls = createCallNamer(ports.randomId)
   const contents: string[] = []
@@ -95,9 +73,13 @@ export function createAssembly(ports: ReplyPorts, maxBytes: number): Assembly {
       calls.push(`{${call.json}}`)
       bytes += call.json.length
     }
-    // Without its brackets, to be joined with the others.
-    if (line.logprobs !== null) logprobs.push(line.logprobs.slice(1, -1))
-    bytes += Buffer.byteLength(line.content) + Buffer.byteLength(line.thinking) + (line.logprobs?.length ?? 0)
+    if (line.logprobs !== null) {
+      // Without its brackets, to be joined with the others.
+      const json = JSON.stringify(line.logprobs).slice(1, -1)
+      logprobs.push(json)
+      bytes += json.length
+    }
+    bytes += Buffer.byteLength(line.content) + Buffer.byteLength(line.thinking)
     finish = finishOf(line) ?? finish
     return bytes <= maxBytes
   }
@@ -117,26 +99,6 @@ export function createAssembly(ports: ReplyPorts, maxBytes: number): Assembly {
   }
 
   return { add, body }
-}
-
-/**
- * The beginning of every chunk of one attempt. The id is ours, because Ollama's own OpenAI layer numbers 0 to 998;
- * the time is that of the first line, the same on all.
- */
-function createIdentity({ model, now, randomId }: ReplyPorts): (createdAt: unknown, object: string) => string {
-  const id = JSON.stringify(`chatcmpl-${randomId()}`)
-  let created: number | null = null
-  return (createdAt, object) => {
-    created ??= secondsOf(createdAt) ?? Math.floor(now() / 1000)
-    return `{"id":${id},"object":"${object}","created":${created},"model":${JSON.stringify(model)},"system_fingerprint":"fp_ollama"`
-  }
-}
-
-function secondsOf(createdAt: unknown): number | null {
-  if (typeof createdAt !== 'string' || createdAt.length > 64) return null
-  const seconds = Math.floor(Date.parse(createdAt) / 1000)
-  // Go writes a time that was never set as the year 1.
-  return seconds > 0 ? seconds : null
 }
 
 /** Null until the last line; then one of OpenAI's words: Ollama's `load`, `unload` and '' mean a normal end. */
@@ -171,8 +133,4 @@ function createCallNamer(
 function reasoning(field: ReasoningField, thinking: string): string {
   const text = JSON.stringify(thinking)
   return field === 'both' ? `"reasoning":${text},"reasoning_content":${text}` : `"${field}":${text}`
-}
-
-function usageJson({ promptTokens, completionTokens }: Usage): string {
-  return JSON.stringify({ prompt_tokens: promptTokens, completion_tokens: completionTokens, total_tokens: promptTokens + completionTokens })
 }

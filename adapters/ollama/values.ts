@@ -25,3 +25,14 @@ export function wrong(param: string, expected: string): GatewayError {
 export function unsupported(param: string, message: string): GatewayError {
   return new GatewayError('unsupported_parameter', message, { param })
 }
+
+export function flag(value: unknown, param: string): boolean | undefined {
+  if (!isGiven(value)) return undefined
+  if (typeof value !== 'boolean') throw wrong(param, 'true or false')
+  return value
+}
+
+export function positiveWhole(value: unknown, param: string): number {
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 1) throw wrong(param, 'a whole number of at least 1')
+  return value
+}

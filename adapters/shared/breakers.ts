@@ -1,8 +1,8 @@
 // One circuit breaker per target (opossum), fed with outcomes; the calls themselves do not run through it.
 
 import CircuitBreaker from 'opossum'
-import type { Breakers } from '../../routing/dispatch.ts'
 import type { GatewayError } from '../../routing/errors.ts'
+import type { Breakers } from '../../routing/ports.ts'
 
 const options = {
   timeout: false as const,
@@ -19,9 +19,13 @@ const breakersAtMost = 2_000
 
 type Breaker = CircuitBreaker<[GatewayError | null], void>
 
-/** Breakers are made when a target first fails or answers; the oldest is dropped when there are more than 2,000. */
-export function createBreakers(): Breakers & { close(): void } {
+/**
+ * Breakers are made when a target first fails or answers; the oldest is dropped when there are more than 2,000.
+ * `begin` is told of each call that is made, and `record` of its end: while one tries a half-open target, it looks open to others.
+ */
+export function createBreakers(): Breakers & { begin(targetId: string): void; close(): void } {
   const breakers = new Map<string, Breaker>()
+  const tried = new Set<string>()
 
   function breakerOf(targetId: string): Breaker {
     let breaker = breakers.get(targetId)
@@ -36,14 +40,21 @@ export function createBreakers(): Breakers & { close(): void } {
   function drop(targetId: string): void {
     breakers.get(targetId)?.shutdown()
     breakers.delete(targetId)
+    tried.delete(targetId)
   }
 
   return {
     isOpen(targetId) {
       const breaker = breakers.get(targetId)
-      return breaker !== undefined && (breaker.opened || (breaker.halfOpen && breaker.pendingClose === false))
+      return breaker !== undefined && (breaker.opened || (breaker.halfOpen && (tried.has(targetId) || !breaker.pendingClose)))
+    },
+    begin(targetId) {
+      if (breakers.get(targetId)?.halfOpen === true) tried.add(targetId)
     },
     record(targetId, error) {
+      tried.delete(targetId)
+      // opossum would take it for an answer.
+      if (error?.code === 'client_gone') return
       const breaker = breakerOf(targetId)
       // A target of last resort is called although its breaker is open; opossum would not look at that outcome.
       if (error === null && !breaker.closed) return breaker.close()

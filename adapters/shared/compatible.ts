@@ -1,30 +1,15 @@
-// The chat call to any OpenAI-compatible server: bytes pass through as they came, and are only looked at where they must be.
+// A chat or a completion from any OpenAI-compatible server: bytes pass through as they came, and are only looked at where they must be.
 
 import type { IncomingHttpHeaders } from 'node:http'
-import type { Exchange, ExchangeObserver, Outbound } from '../../outbound/client.ts'
+import type { Exchange, ExchangeObserver } from '../../outbound/client.ts'
+import { cleaned, withoutSecrets } from '../../outbound/said.ts'
 import { createSseSplitter, eachEvent, type SseSplitter, sseData } from '../../outbound/sse.ts'
 import { GatewayError } from '../../routing/errors.ts'
-import type { Attempt, AttemptHandle, AttemptObserver, Upstream, Usage } from '../../routing/types.ts'
-import {
-  cleaned,
-  errorFromFailure,
-  errorFromStatus,
-  failureIn,
-  isRecord,
-  parseOrNull,
-  type UpstreamFailure,
-  withoutSecrets
-} from './http-errors.ts'
+import type { Attempt, AttemptHandle, AttemptObserver, Usage } from '../../routing/types.ts'
+import { carriesOutput, countEvents, failureInAnswer, isPlain } from './chunks.ts'
+import { compatibleRequest, type Dialect, usageFrom } from './dialect.ts'
+import { errorFromFailure, errorFromStatus, inputField, isRecord, parseOrNull, type UpstreamFailure } from './http-errors.ts'
 import { createWatchdog, type Watchdog } from './watchdog.ts'
-
-/** What differs between compatible servers. */
-export interface Dialect {
-  readonly outbound: Outbound
-  headers(upstream: Upstream, attempt: Attempt): Record<string, string>
-  body(attempt: Attempt): Buffer
-  /** The server's own figure of what it charged. */
-  chargedNanoUsd(usage: Readonly<Record<string, unknown>>): number | null
-}
 
 // Pictures come as base64 inside one event, and may be some megabytes.
 const eventBytesAtMost = 16 * 1024 * 1024
@@ -34,53 +19,16 @@ const closeAfterDoneMs = 500
 // A machine of ours that shifts its context may write for ever; the largest context there is, where it does not say its own.
 const ownTokensAtMost = 131_072
 
-/** Starts one attempt. Everything that can go wrong ends in `observer.end`. */
-export function compatibleChat(dialect: Dialect, attempt: Attempt, observer: AttemptObserver): AttemptHandle {
+/** Starts one attempt of a chat or a completion. Everything that can go wrong ends in `observer.end`. */
+export function compatibleCall(dialect: Dialect, attempt: Attempt, observer: AttemptObserver): AttemptHandle {
   const call = new CompatibleCall(attempt, observer)
   call.start(dialect)
   return call
 }
 
-/** Scheme, host and port of a base URL, and the path before ours. */
-export function originOf(baseUrl: string): { origin: string; prefix: string } {
-  const url = new URL(baseUrl)
-  return { origin: url.origin, prefix: url.pathname === '/' ? '' : url.pathname }
-}
-
-/** The body for this target: its own model name, and usage always asked for, unless the server refuses to be asked. */
-export function compatibleBody(attempt: Attempt): Buffer {
-  const { request, target } = attempt
-  const changes: Record<string, unknown> = {}
-  if (request.model !== target.model) changes.model = target.model
-  if (!target.upstream.streamUsage) {
-    if (request.streamOptions !== null) changes.stream_options = undefined
-  } else if (request.stream && !request.includeUsage) {
-    changes.stream_options = { ...request.streamOptions, include_usage: true }
-  }
-  return request.body.with(changes)
-}
-
-/** OpenAI's usage object as ours; missing or senseless figures are 0. */
-export function usageFrom(usage: Readonly<Record<string, unknown>>, chargedNanoUsd: number | null): Usage {
-  const prompt = isRecord(usage.prompt_tokens_details) ? usage.prompt_tokens_details : {}
-  const completion = isRecord(usage.completion_tokens_details) ? usage.completion_tokens_details : {}
-  return {
-    promptTokens: count(usage.prompt_tokens),
-    completionTokens: count(usage.completion_tokens),
-    cachedTokens: count(prompt.cached_tokens),
-    reasoningTokens: count(completion.reasoning_tokens),
-    providerNanoUsd: chargedNanoUsd,
-    busyMs: null
-  }
-}
-
-function count(value: unknown): number {
-  return typeof value === 'number' && Number.isFinite(value) && value > 0 ? Math.min(Math.round(value), 1e9) : 0
-}
-
 type Mode = 'none' | 'error' | 'json' | 'sse'
 
-/** One attempt. A class, so that a request allocates one object and no closures (facts: the hot path). */
+/** One attempt. A class, so that a request allocates one object and no closures. */
 class CompatibleCall implements ExchangeObserver, AttemptHandle {
   readonly #attempt: Attempt
   readonly #observer: AttemptObserver
@@ -117,18 +65,7 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
     const { upstream } = this.#attempt.target
     this.#dialect = dialect
     try {
-      const { origin, prefix } = originOf(upstream.baseUrl)
-      this.#exchange = dialect.outbound.send(
-        {
-          origin,
-          path: `${prefix}/chat/completions`,
-          method: 'POST',
-          headers: dialect.headers(upstream, this.#attempt),
-          body: dialect.body(this.#attempt),
-          connectMs: upstream.timeouts.connectMs
-        },
-        this
-      )
+      this.#exchange = dialect.outbound.send(compatibleRequest(dialect, this.#attempt), this)
     } catch (thrown) {
       this.#fail(
         thrown instanceof GatewayError
@@ -213,19 +150,22 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
     this.#fail(new GatewayError('client_gone', 'The client went away.'), this.#exchange?.sent ?? false)
   }
 
-  /** A body that is not a stream: an error, or a whole chat completion. */
+  /** A body that is not a stream: an error, or a whole answer. */
   #answered(): void {
     const { upstream } = this.#attempt.target
+    const { operation } = this.#attempt.request
+    const param = inputField[operation]
     const bytes = this.#chunks.length === 1 ? (this.#chunks[0] as Buffer) : Buffer.concat(this.#chunks)
     if (this.#mode === 'error') {
-      return this.#fail(errorFromStatus(upstream.id, this.#status, withoutSecrets(bytes.toString('utf8'), upstream), this.#headers), true)
+      const text = withoutSecrets(bytes.toString('utf8'), upstream)
+      return this.#fail(errorFromStatus(upstream.id, this.#status, text, this.#headers, param), true)
     }
     const json = parseOrNull(bytes.toString('utf8'))
-    const failure = this.#shown(failureIn(json) ?? failureInChoices(json))
+    const failure = this.#shown(failureInAnswer(json))
     if (isRecord(json) && isRecord(json.usage)) this.#usage = this.#usageOf(json.usage)
-    if (failure !== null) return this.#fail(errorFromFailure(upstream.id, failure), true)
+    if (failure !== null) return this.#fail(errorFromFailure(upstream.id, failure, param), true)
     if (!isRecord(json) || !Array.isArray(json.choices) || json.choices.length === 0) {
-      return this.#unusable(`answered ${this.#status} with JSON that is no chat completion`)
+      return this.#unusable(`answered ${this.#status} with JSON that is no ${operation === 'chat' ? 'chat completion' : 'completion'}`)
     }
     if (this.#attempt.request.stream) return this.#unusable('answered a streamed request with one JSON body')
     this.#over = true
@@ -311,17 +251,21 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
 
   #chunk(chunk: Record<string, unknown>, event: Buffer): number | 'withhold' {
     const choices = Array.isArray(chunk.choices) ? chunk.choices.filter(isRecord) : []
+    const { operation } = this.#attempt.request
     const wasComplete = this.#isComplete()
     if (isRecord(chunk.usage)) this.#usage = this.#usageOf(chunk.usage)
-    const failure = this.#shown(failureIn(chunk) ?? failureInChoices(chunk))
+    const failure = this.#shown(failureInAnswer(chunk))
     if (failure !== null) {
       // After every choice has finished an error changes nothing about the answer (seen: "Token limit reached" behind "length").
       if (wasComplete) return 'withhold'
       const { id } = this.#attempt.target.upstream
-      const error = errorFromFailure(id, failure)
+      const error = errorFromFailure(id, failure, inputField[operation])
       this.#fail(
         this.#tokenSeen
-          ? new GatewayError('upstream_broke', `${id} failed in the middle of its answer: ${cleaned(failure.message)}`, { cause: error })
+          ? new GatewayError('upstream_broke', `${id} failed in the middle of its answer`, {
+              cause: error,
+              quote: cleaned(failure.message)
+            })
           : error,
         true
       )
@@ -333,9 +277,9 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
         this.#finished.add(typeof choice.index === 'number' ? choice.index : 0)
         tokens = 1
       }
-      if (carriesOutput(choice.delta)) tokens = 1
+      if (carriesOutput(choice, operation)) tokens = 1
     }
-    if (isRecord(chunk.usage) && (choices.length === 0 || (wasComplete && !choices.some(choice => carriesOutput(choice.delta))))) {
+    if (isRecord(chunk.usage) && (choices.length === 0 || (wasComplete && !choices.some(choice => carriesOutput(choice, operation))))) {
       // The final usage event; one that repeats the finish (OpenRouter) goes out in OpenAI's form.
       const isCanonical = Array.isArray(chunk.choices) && choices.length === 0
       this.#usageEvent = isCanonical ? event : Buffer.from(`data: ${JSON.stringify({ ...chunk, choices: [] })}\n\n`)
@@ -365,8 +309,7 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
 
   /** Every choice asked for has its finish_reason. */
   #isComplete(): boolean {
-    const asked = this.#attempt.request.needs.includes('n') ? Number(this.#attempt.request.body.json().n) : 1
-    return this.#finished.size >= asked
+    return this.#finished.size >= this.#attempt.request.choices
   }
 
   #succeed(): void {
@@ -418,56 +361,4 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
   #usageOf(usage: Record<string, unknown>): Usage {
     return usageFrom(usage, (this.#dialect as Dialect).chargedNanoUsd(usage))
   }
-}
-
-/** A choice's own error (OpenRouter, in a 200). */
-function failureInChoices(json: unknown): ReturnType<typeof failureIn> {
-  if (!isRecord(json) || !Array.isArray(json.choices)) return null
-  for (const choice of json.choices) {
-    const failure = failureIn(choice)
-    if (failure !== null) return failure
-  }
-  return null
-}
-
-/** Does a delta carry something of the answer, as opposed to a role or empty strings? */
-function carriesOutput(delta: unknown): boolean {
-  if (!isRecord(delta)) return false
-  for (const [key, value] of Object.entries(delta)) {
-    if (key === 'role' || value === null || value === '') continue
-    if (Array.isArray(value) && value.length === 0) continue
-    return true
-  }
-  return false
-}
-
-// Searched for in every block of a running stream. Quotes inside of texts are escaped, so none of these can be text.
-const markers = ['"usage":{', '"usage": {', '"error"', '"finish_reason":"', '"finish_reason": "', '[DONE]'].map(text => Buffer.from(text))
-
-/** True when every event of the block is a JSON object or a comment, by its first and last bytes, and none says anything special. */
-function isPlain(block: Buffer): boolean {
-  for (const marker of markers) {
-    if (block.includes(marker)) return false
-  }
-  let plain = true
-  eachEvent(block, (start, end) => {
-    if (plain && block[start] !== 0x3a) plain = isObjectEvent(block, start, end)
-  })
-  return plain
-}
-
-/** `data: {"` or `data:{"` at the start, `}` at the end. */
-function isObjectEvent(block: Buffer, start: number, end: number): boolean {
-  let last = end - 1
-  while (last > start && (block[last] === 0x0a || block[last] === 0x0d)) last--
-  const brace = block[start + 5] === 0x20 ? start + 6 : start + 5
-  return block[start] === 0x64 && block[start + 4] === 0x3a && block[brace] === 0x7b && block[brace + 1] === 0x22 && block[last] === 0x7d
-}
-
-function countEvents(block: Buffer): number {
-  let events = 0
-  eachEvent(block, start => {
-    if (block[start] === 0x64) events++
-  })
-  return events
 }

@@ -3,20 +3,20 @@
 import type { Outbound } from '../../outbound/client.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { Upstream } from '../../routing/types.ts'
-import { originOf } from './compatible.ts'
+import { originOf } from './dialect.ts'
 import { errorFromStatus, isRecord, parseOrNull } from './http-errors.ts'
 
 const limits = { maxBytes: 8 * 1024 * 1024, timeoutMs: 15_000 }
 const modelsAtMost = 5_000
 
 /** The `data` of an OpenAI-shaped list, at most 5,000 entries, each still unknown. Throws GatewayError. */
-export async function fetchModels(outbound: Outbound, upstream: Upstream, signal: AbortSignal): Promise<unknown[]> {
+export async function fetchModels(outbound: Outbound, upstream: Upstream, signal: AbortSignal, path = '/models'): Promise<unknown[]> {
   const { origin, prefix } = originOf(upstream.baseUrl)
   const answer = await outbound
     .fetchText(
       {
         origin,
-        path: `${prefix}/models`,
+        path: `${prefix}${path}`,
         method: 'GET',
         headers: { ...upstream.headers, ...(upstream.apiKey === null ? {} : { authorization: `Bearer ${upstream.apiKey}` }) },
         body: null,
@@ -34,7 +34,7 @@ export async function fetchModels(outbound: Outbound, upstream: Upstream, signal
   if (answer.status !== 200) throw errorFromStatus(upstream.id, answer.status, answer.text, answer.headers)
   const json = parseOrNull(answer.text)
   if (!isRecord(json) || !Array.isArray(json.data))
-    throw new GatewayError('upstream_unavailable', `${upstream.id} answered /models with something that is no list.`)
+    throw new GatewayError('upstream_unavailable', `${upstream.id} answered ${path} with something that is no list.`)
   return json.data.slice(0, modelsAtMost)
 }
 

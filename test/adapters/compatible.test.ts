@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { createAdapter as createOpenAi } from '../../adapters/openai.ts'
 import { createAdapter as createOpenRouter } from '../../adapters/openrouter.ts'
-import { compatibleBody, originOf, usageFrom } from '../../adapters/shared/compatible.ts'
+import { compatibleBody, originOf, usageFrom } from '../../adapters/shared/dialect.ts'
 import { readChatRequest } from '../../gateway/dialects/openai-chat.ts'
 import type { ExchangeObserver, Outbound, OutboundRequest } from '../../outbound/client.ts'
 import type { GatewayError } from '../../routing/errors.ts'
@@ -41,12 +41,16 @@ function attemptFor({ body = {}, stream = true, upstream = {}, model = 'm' }: Ch
     contextTokens: null,
     maxOutputTokens: null,
     features: null,
-    chat: true,
+    operations: ['chat', 'complete'],
     loaded: true,
     price: { source: 'unknown', tokens: null },
     createdAt: 0
   }
-  return { id: 'attempt-1', request: readChatRequest(Buffer.from(JSON.stringify(asked)), { requestId: 'r', localOnly: false }), target }
+  return {
+    id: 'attempt-1',
+    request: readChatRequest(Buffer.from(JSON.stringify(asked)), { requestId: 'r', localOnly: false }).request,
+    target
+  }
 }
 
 /** One exchange without a network: the test is the upstream. */
@@ -491,6 +495,18 @@ t.test('a connection that breaks after the end of an answer breaks nothing', asy
   t.equal(codeOf(play([Buffer.from(chunk({ role: 'assistant' }) + done)], reset).end), 'upstream_unavailable')
 })
 
+t.test('figures and a finish are seen however they are spaced, also alone in their piece', async t => {
+  for (const spaces of ['', ' ', '\t', '  ']) {
+    const spaced = (event: string) => event.replace(/"(usage|finish_reason)":(?=["{])/, `"$1"${spaces}:${spaces}`)
+    const pieces = [spoken('x'), spoken('y'), spaced(chunk({}, 'stop')), spaced(usageChunk)].map(event => Buffer.from(event))
+    const heard = play(pieces)
+    t.equal(codeOf(heard.end), 'ok', 'without the end of the stream, the finish alone says so')
+    t.equal(passed(heard), Buffer.concat(pieces.slice(0, 3)).toString())
+    t.equal(heard.usageEvent, spaced(usageChunk))
+    t.same(heard.usage, counted)
+  }
+})
+
 // ---- failures inside a stream
 
 const failed = (code: unknown, message = 'Provider returned error', more: object = {}) =>
@@ -745,7 +761,7 @@ t.test('the call says what is asked, of whom, with which key', async t => {
 })
 
 t.test('usage is always asked for, unless the server refuses to be asked', async t => {
-  const options = (changes: Changes) => JSON.parse(compatibleBody(attemptFor(changes)).toString()).stream_options
+  const options = (changes: Changes) => JSON.parse(compatibleBody(attemptFor(changes), false).toString()).stream_options
   t.same(options({}), { include_usage: true })
   t.same(options({ body: { stream_options: { include_usage: false, include_obfuscation: false } } }), {
     include_usage: true,
@@ -760,7 +776,7 @@ t.test('usage is always asked for, unless the server refuses to be asked', async
     'also when the client asks'
   )
   const asked = attemptFor({ body: { stream_options: { include_usage: true } } })
-  t.equal(compatibleBody(asked), asked.request.body.bytes, 'to the byte')
+  t.equal(compatibleBody(asked, false), asked.request.body.bytes, 'to the byte')
 })
 
 t.test('a base URL is an origin and what comes before the path', async t => {

@@ -1,13 +1,25 @@
 // What every adapter promises, whatever it speaks to. A new file in adapters/ needs an entry in `fakes` and nothing else.
 
-import { createServer } from 'node:http'
+import { createServer, type ServerResponse } from 'node:http'
 import { type AddressInfo, createServer as createTcpServer } from 'node:net'
 import t, { type Test } from 'tap'
 import { adapterNames, loadAdapters } from '../../adapters/shared/scan.ts'
 import { readChatRequest } from '../../gateway/dialects/openai-chat.ts'
+import { readCompletionRequest } from '../../gateway/dialects/openai-completions.ts'
+import { readEmbeddingRequest } from '../../gateway/dialects/openai-embeddings.ts'
 import { createOutbound } from '../../outbound/client.ts'
-import type { Adapter, AttemptEnd, AttemptHandle, AttemptObserver, Target, Timeouts, Usage } from '../../routing/types.ts'
-import { completion, nativeLines, wholeStream } from '../support/upstream.ts'
+import type {
+  Adapter,
+  AttemptEnd,
+  AttemptHandle,
+  AttemptObserver,
+  ModelRequest,
+  Operation,
+  Target,
+  Timeouts,
+  Usage
+} from '../../routing/types.ts'
+import { completion, nativeLines, usage, wholeStream } from '../support/upstream.ts'
 import { until } from '../support/wait.ts'
 
 /** How a provider answers, in its own words. */
@@ -24,32 +36,103 @@ interface Fake {
   readonly refusal: string
 }
 
+const ollama = {
+  basePath: '',
+  streamType: 'application/x-ndjson',
+  firstWord: 0,
+  whole: null,
+  refusal: '{"error":"it does not go"}'
+}
+const openai = {
+  basePath: '/v1',
+  streamType: 'text/event-stream; charset=utf-8',
+  refusal: '{"error":{"message":"it does not go","type":"server_error","param":null,"code":null}}'
+}
+const openrouter = {
+  basePath: '/api/v1',
+  streamType: 'text/event-stream',
+  refusal: '{"error":{"message":"it does not go","code":500,"metadata":{"provider_name":"x"}}}'
+}
+
+/** OpenAI's text chunks; the finish comes with a piece of its own. */
+function textStream(words: readonly string[]): string[] {
+  const base = { id: 'cmpl-up', object: 'text_completion', created: 1, model: 'm' }
+  const event = (more: object) => `data: ${JSON.stringify({ ...base, ...more })}\n\n`
+  const piece = (text: string, finish: string | null) => event({ choices: [{ text, index: 0, logprobs: null, finish_reason: finish }] })
+  return [...words.map(word => piece(word, null)), piece('', 'stop'), event({ choices: [], usage }), 'data: [DONE]\n\n']
+}
+
+function textCompletion(words: readonly string[]): string {
+  const choice = { text: words.join(''), index: 0, logprobs: null, finish_reason: 'stop' }
+  return JSON.stringify({ id: 'cmpl-up', object: 'text_completion', created: 1, model: 'm', choices: [choice], usage })
+}
+
+/** Ollama's chat lines as those of /api/generate. */
+function generatedLines(words: readonly string[]): string[] {
+  return nativeLines('m', ...words).map(line => {
+    const { message, ...rest } = JSON.parse(line) as { message: { content: string } }
+    return `${JSON.stringify({ ...rest, response: message.content })}\n`
+  })
+}
+
+type Streamed = 'chat' | 'complete'
+
 /** `null`: it speaks to nobody, so nobody can fail it. */
-const fakes: Readonly<Record<string, Fake | null>> = {
+const fakes: Readonly<Record<string, Readonly<Record<Streamed, Fake>> | null>> = {
   echo: null,
   ollama: {
-    basePath: '',
-    streamType: 'application/x-ndjson',
-    pieces: words => nativeLines('m', ...words),
-    firstWord: 0,
-    whole: null,
-    refusal: '{"error":"it does not go"}'
+    chat: { ...ollama, pieces: words => nativeLines('m', ...words) },
+    complete: { ...ollama, pieces: generatedLines }
   },
   openai: {
-    basePath: '/v1',
-    streamType: 'text/event-stream; charset=utf-8',
-    pieces: words => wholeStream(...words),
-    firstWord: 1,
-    whole: words => JSON.stringify(completion(words.join(''))),
-    refusal: '{"error":{"message":"it does not go","type":"server_error","param":null,"code":null}}'
+    chat: { ...openai, pieces: words => wholeStream(...words), firstWord: 1, whole: words => JSON.stringify(completion(words.join(''))) },
+    complete: { ...openai, pieces: textStream, firstWord: 0, whole: textCompletion }
   },
   openrouter: {
-    basePath: '/api/v1',
-    streamType: 'text/event-stream',
-    pieces: words => [': OPENROUTER PROCESSING\n\n', ...wholeStream(...words)],
-    firstWord: 2,
-    whole: words => `\n\n${JSON.stringify(completion(words.join('')))}`,
-    refusal: '{"error":{"message":"it does not go","code":500,"metadata":{"provider_name":"x"}}}'
+    chat: {
+      ...openrouter,
+      pieces: words => [': OPENROUTER PROCESSING\n\n', ...wholeStream(...words)],
+      firstWord: 2,
+      whole: words => `\n\n${JSON.stringify(completion(words.join('')))}`
+    },
+    complete: {
+      ...openrouter,
+      pieces: words => [': OPENROUTER PROCESSING\n\n', ...textStream(words)],
+      firstWord: 1,
+      whole: words => `\n\n${textCompletion(words)}`
+    }
+  }
+}
+
+/** What the gateway hands out, by operation. */
+const forms = {
+  chat: {
+    object: 'chat.completion',
+    chunkObject: 'chat.completion.chunk',
+    said: (choice: Json | undefined) => ((choice?.delta ?? choice?.message) as { content?: string | null } | undefined)?.content ?? ''
+  },
+  complete: {
+    object: 'text_completion',
+    chunkObject: 'text_completion',
+    said: (choice: Json | undefined) => String(choice?.text ?? '')
+  }
+}
+
+const knobs = { requestId: 'r', localOnly: false }
+const asBytes = (body: object) => Buffer.from(JSON.stringify(body))
+const streamed = { stream: true, stream_options: { include_usage: true } }
+const chatBody = { model: 'm', messages: [{ role: 'user', content: 'hi' }] }
+const completionBody = { model: 'm', prompt: 'hi', max_tokens: 50 }
+
+/** The requests of these tests, by operation. */
+const requests: Readonly<Record<Streamed, { readonly stream: ModelRequest; readonly whole: ModelRequest }>> = {
+  chat: {
+    stream: readChatRequest(asBytes({ ...chatBody, ...streamed }), knobs).request,
+    whole: readChatRequest(asBytes(chatBody), knobs).request
+  },
+  complete: {
+    stream: await readCompletionRequest(asBytes({ ...completionBody, ...streamed }), knobs),
+    whole: await readCompletionRequest(asBytes(completionBody), knobs)
   }
 }
 
@@ -102,7 +185,7 @@ async function serve(t: Test, fake: Fake, behaviour: Behaviour): Promise<{ baseU
   return { baseUrl, open: () => open, calls: () => calls }
 }
 
-async function nobody(fake: Fake): Promise<string> {
+async function nobody(fake: { readonly basePath: string }): Promise<string> {
   const server = createTcpServer()
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address() as AddressInfo
@@ -123,14 +206,15 @@ interface Heard {
 }
 
 interface Call {
+  readonly operation: Operation
+  readonly request: ModelRequest
   readonly baseUrl: string
-  readonly stream: boolean
   readonly timeouts?: Partial<Timeouts>
   /** Told before each callback is over; what `frames` returns. */
   readonly told?: (heard: Heard, what: keyof AttemptObserver) => boolean
 }
 
-function begin(adapter: Adapter, { baseUrl, stream, timeouts = {}, told = () => true }: Call): Heard {
+function start(adapter: Adapter, { operation, request, baseUrl, timeouts = {}, told = () => true }: Call): Heard {
   const target: Target = {
     id: 'up/m',
     upstream: {
@@ -151,13 +235,11 @@ function begin(adapter: Adapter, { baseUrl, stream, timeouts = {}, told = () => 
     contextTokens: 8_192,
     maxOutputTokens: null,
     features: null,
-    chat: true,
+    operations: ['chat', 'complete', 'embed'],
     loaded: true,
     price: { source: 'unknown', tokens: null },
     createdAt: 0
   }
-  const options = stream ? { stream: true, stream_options: { include_usage: true } } : {}
-  const body = Buffer.from(JSON.stringify({ model: 'm', messages: [{ role: 'user', content: 'hi' }], ...options }))
   const { promise, resolve } = Promise.withResolvers<void>()
   const heard: Omit<Heard, 'handle'> & { handle: AttemptHandle | null } = {
     calls: [],
@@ -174,8 +256,11 @@ function begin(adapter: Adapter, { baseUrl, stream, timeouts = {}, told = () => 
     heard.calls.push(what)
     return told(heard as Heard, what)
   }
-  heard.handle = adapter.chat(
-    { id: '01990000-0000-7000-8000-000000000001', target, request: readChatRequest(body, { requestId: 'r', localOnly: false }) },
+  const perform = adapter[operation]
+  if (perform === undefined) throw new Error(`${adapter.name} cannot ${operation}`)
+  heard.handle = perform.call(
+    adapter,
+    { id: '01990000-0000-7000-8000-000000000001', target, request },
     {
       frames(events, tokens) {
         heard.frames.push(events)
@@ -219,8 +304,8 @@ function chunksOf(frames: readonly Buffer[]): Json[] {
   })
 }
 
-const textOf = (chunks: readonly Json[]) =>
-  chunks.map(({ choices }) => (choices as { delta: { content?: string | null } }[])[0]?.delta.content ?? '').join('')
+const textOf = (operation: Streamed, chunks: readonly Json[]) =>
+  chunks.map(({ choices }) => forms[operation].said((choices as Json[])[0])).join('')
 
 /** What holds of every attempt that is over. */
 function faultsOf({ calls, end, usage }: Heard, stream: boolean): string[] {
@@ -253,9 +338,13 @@ t.test('every adapter has a fake here, and every fake an adapter', async t => {
   t.same(adapterNames(), Object.keys(fakes).sort())
 })
 
-for (const [name, fake] of Object.entries(fakes)) {
-  t.test(name, async t => {
+for (const [name, operation] of Object.keys(fakes).flatMap(name => [[name, 'chat'] as const, [name, 'complete'] as const])) {
+  const fake = fakes[name]?.[operation] ?? null
+  const form = forms[operation]
+  t.test(`${name}: ${operation}`, async t => {
     const adapter = await adapterFor(t, name)
+    const begin = (adapter: Adapter, { stream, ...call }: { readonly stream: boolean } & Omit<Call, 'operation' | 'request'>) =>
+      start(adapter, { ...call, operation, request: requests[operation][stream ? 'stream' : 'whole'] })
     /** A provider that behaves like this, or none where there is none. */
     const up = async (t: Test, behaviour: Behaviour) =>
       fake === null ? { baseUrl: '', open: () => 0, calls: () => 0 } : await serve(t, fake, behaviour)
@@ -274,14 +363,17 @@ for (const [name, fake] of Object.entries(fakes)) {
       t.match([stream.end, whole.end], [{ ok: true }, { ok: true }])
       const chunks = chunksOf(stream.frames)
       const answer = JSON.parse(String(whole.body)) as {
-        choices: { message: { role: string; content: string }; finish_reason: string }[]
+        choices: Json[]
         usage: Json
       }
-      t.match(answer, { object: 'chat.completion', choices: [{ index: 0, message: { role: 'assistant' }, finish_reason: 'stop' }] })
-      t.ok((answer.choices[0]?.message.content.length ?? 0) > 10)
-      if (fake !== null) t.equal(answer.choices[0]?.message.content, words.join(''))
-      t.equal(textOf(chunks), answer.choices[0]?.message.content)
-      for (const chunk of chunks) t.match(chunk, { object: 'chat.completion.chunk', choices: [{ index: 0, delta: {} }] })
+      const said = form.said(answer.choices[0])
+      t.match(answer, { object: form.object, choices: [{ index: 0, finish_reason: 'stop' }] })
+      if (operation === 'chat') t.match(answer.choices, [{ message: { role: 'assistant' } }])
+      t.ok(said.length > 10)
+      if (fake !== null) t.equal(said, words.join(''))
+      t.equal(textOf(operation, chunks), said)
+      for (const chunk of chunks) t.match(chunk, { object: form.chunkObject, choices: [{ index: 0 }] })
+      for (const chunk of chunks) t.hasProp((chunk.choices as [object])[0], operation === 'chat' ? 'delta' : 'text')
       t.match(chunks.at(-1), { choices: [{ finish_reason: 'stop' }] })
       t.ok(stream.tokens >= (fake === null ? 2 : words.length), `${stream.tokens} tokens`)
       t.notMatch(Buffer.concat(stream.frames).toString(), /\[DONE\]/)
@@ -296,7 +388,7 @@ for (const [name, fake] of Object.entries(fakes)) {
       t.equal(whole.usageEvent, null)
       const [event, ...more] = chunksOf(stream.usageEvent === null ? [] : [stream.usageEvent])
       t.equal(more.length, 0)
-      t.match(event, { object: 'chat.completion.chunk', choices: [], usage: { prompt_tokens: stream.usage?.promptTokens } })
+      t.match(event, { object: form.chunkObject, choices: [], usage: { prompt_tokens: stream.usage?.promptTokens } })
       t.strictSame(event?.choices, [])
       t.ok((stream.usage?.promptTokens ?? 0) > 0)
       t.equal(stream.usage?.promptTokens, whole.usage?.promptTokens)
@@ -382,7 +474,7 @@ for (const [name, fake] of Object.entries(fakes)) {
       const free = begin(adapter, { baseUrl, stream: true })
       await free.ended
       t.same(faultsOf(heard, true), [])
-      t.equal(textOf(chunksOf(heard.frames)), textOf(chunksOf(free.frames)))
+      t.equal(textOf(operation, chunksOf(heard.frames)), textOf(operation, chunksOf(free.frames)))
     })
 
     if (fake === null) return
@@ -439,7 +531,7 @@ for (const [name, fake] of Object.entries(fakes)) {
         await heard.ended
         t.same(faultsOf(heard, stream), [], String(behaviour))
         t.match(heard.end, { ok: false, sent: true, error: { code } }, `${behaviour}, ${stream ? 'streamed' : 'whole'}`)
-        if (behaviour === 'cut after a word' && stream) t.equal(textOf(chunksOf(heard.frames)), words[0])
+        if (behaviour === 'cut after a word' && stream) t.equal(textOf(operation, chunksOf(heard.frames)), words[0])
       }
     })
 
@@ -458,6 +550,203 @@ for (const [name, fake] of Object.entries(fakes)) {
       t.same(faultsOf(heard, true), [])
       t.match(heard.end, { ok: false, error: { code: 'upstream_broke' } })
       await until('the upstream to be closed', () => endless.open() === 0)
+    })
+  })
+}
+
+// ---- embeddings
+
+/** How a provider gives vectors. */
+interface VectorFake {
+  readonly basePath: string
+  readonly refusal: string
+  readonly answer: (vectors: readonly (readonly number[])[]) => object
+}
+
+/** `null`: it has none to give. */
+const vectorFakes: Readonly<Record<string, VectorFake | null>> = {
+  echo: null,
+  ollama: {
+    basePath: '',
+    refusal: ollama.refusal,
+    answer: embeddings => ({ model: 'm', embeddings, total_duration: 5e6, load_duration: 1e6, prompt_eval_count: 4 })
+  },
+  openai: { basePath: '/v1', refusal: openai.refusal, answer: embeddingList },
+  openrouter: { basePath: '/api/v1', refusal: openrouter.refusal, answer: embeddingList }
+}
+
+function embeddingList(vectors: readonly (readonly number[])[]): object {
+  const data = vectors.map((embedding, index) => ({ object: 'embedding', index, embedding }))
+  return { object: 'list', data, model: 'm', usage: { prompt_tokens: 4, total_tokens: 4 } }
+}
+
+type Answer = (response: ServerResponse) => void
+
+const sayJson =
+  (body: object | string, status = 200): Answer =>
+  response =>
+    response.writeHead(status, { 'content-type': 'application/json' }).end(typeof body === 'string' ? body : JSON.stringify(body))
+
+async function serveVectors(t: Test, answer: Answer): Promise<{ origin: string; open: () => number; calls: () => number }> {
+  let open = 0
+  let calls = 0
+  const server = createServer((request, response) => {
+    calls++
+    open++
+    response.on('close', () => open--)
+    request.resume().on('end', () => answer(response))
+  })
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => {
+    server.closeAllConnections()
+    return new Promise(resolve => server.close(resolve))
+  })
+  return { origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, open: () => open, calls: () => calls }
+}
+
+const two = await readEmbeddingRequest(asBytes({ model: 'm', input: ['a', 'b'] }), knobs)
+
+for (const [name, fake] of Object.entries(vectorFakes)) {
+  t.test(`${name}: embed`, async t => {
+    const adapter = await adapterFor(t, name)
+    if (fake === null) {
+      t.equal(adapter.embed, undefined, 'a made-up vector is worse than an error')
+      return
+    }
+    const begin = (origin: string, timeouts: Partial<Timeouts> = {}) =>
+      start(adapter, { operation: 'embed', request: two, baseUrl: `${origin}${fake.basePath}`, timeouts })
+    const good = fake.answer([
+      [0.5, -0.25],
+      [1, 0]
+    ])
+
+    t.test('gives a vector for each text, its figures, and how long the vectors are', async t => {
+      const { origin } = await serveVectors(t, sayJson(good))
+      const heard = begin(origin)
+      await heard.ended
+      t.same(faultsOf(heard, false), [])
+      t.same(heard.calls, ['usage', 'body', 'end'])
+      t.same(heard.end, { ok: true, dimensions: 2 })
+      t.match(heard.usage, { promptTokens: 4, completionTokens: 0 })
+      t.same(JSON.parse(String(heard.body)), {
+        object: 'list',
+        data: [
+          { object: 'embedding', index: 0, embedding: [0.5, -0.25] },
+          { object: 'embedding', index: 1, embedding: [1, 0] }
+        ],
+        model: 'm',
+        usage: { prompt_tokens: 4, total_tokens: 4 }
+      })
+    })
+
+    t.test('what is not a vector of one length for each text is no answer', async t => {
+      const answers: Readonly<Record<string, object | string>> = {
+        'one for two': fake.answer([[1, 2]]),
+        'three for two': fake.answer([[1], [2], [3]]),
+        none: fake.answer([]),
+        ragged: fake.answer([[1, 2], [1]]),
+        empty: fake.answer([[], []]),
+        'NaN, which is no JSON': JSON.stringify(good).replace('0.5', 'NaN'),
+        null: JSON.stringify(good).replace('0.5', 'null'),
+        'a text': JSON.stringify(good).replace('0.5', '"0.5"'),
+        'larger than a 32-bit float': JSON.stringify(good).replace('0.5', '1e300'),
+        'cut off': JSON.stringify(good).slice(0, -20),
+        'no object': '[]',
+        'no vectors': '{}',
+        'something else': '{"object":"list","data":{},"embeddings":"x"}',
+        'base64 of 7 bytes': JSON.stringify(fake.answer([[1], [1]])).replaceAll('[1]', '"AAAAAAAAAA=="'),
+        'no base64': JSON.stringify(fake.answer([[1], [1]])).replaceAll('[1]', '"AAAA*AAA"'),
+        'base64 of a NaN': JSON.stringify(fake.answer([[1], [1]])).replaceAll('[1]', '"AADAfw=="'),
+        'nested too deeply': `{"x":${'['.repeat(100_000)}`
+      }
+      for (const [what, answer] of Object.entries(answers)) {
+        const { origin } = await serveVectors(t, sayJson(answer))
+        const heard = begin(origin)
+        await heard.ended
+        t.same(faultsOf(heard, false), [], what)
+        t.match(heard.end, { ok: false, sent: true, error: { code: 'upstream_unavailable', status: 502 } }, what)
+        t.equal(heard.body, null, what)
+      }
+    })
+
+    t.test('a broken, silent, endless, foreign or absent upstream fails in time', async t => {
+      const zoo: Readonly<Record<string, readonly [answer: Answer, status: number]>> = {
+        html: [response => response.writeHead(200, { 'content-type': 'text/html' }).end('<html>'), 502],
+        compressed: [response => response.writeHead(200, { 'content-type': 'application/json', 'content-encoding': 'gzip' }).end('x'), 502],
+        'cut off': [
+          response => {
+            response.writeHead(200, { 'content-type': 'application/json' }).write('{"data":')
+            setTimeout(() => response.destroy(), 20)
+          },
+          502
+        ],
+        'an error in a 200': [sayJson({ error: { message: 'no', code: 500 } }), 502],
+        silent: [() => {}, 504],
+        hanging: [response => response.writeHead(200, { 'content-type': 'application/json' }).write('{'), 504]
+      }
+      for (const [what, [answer, status]] of Object.entries(zoo)) {
+        const { origin, open } = await serveVectors(t, answer)
+        const heard = begin(origin, { firstTokenMs: 200, idleMs: 200 })
+        await heard.ended
+        t.same(faultsOf(heard, false), [], what)
+        t.match(heard.end, { ok: false, sent: true, error: { code: 'upstream_unavailable', status } }, what)
+        if (what === 'compressed') t.match(heard.end, { error: { message: /compressed answer \(gzip\)/ } })
+        await until('the upstream to be closed', () => open() === 0)
+      }
+      const absent = start(adapter, { operation: 'embed', request: two, baseUrl: await nobody(fake) })
+      await absent.ended
+      t.same(faultsOf(absent, false), [])
+      t.match(absent.end, { ok: false, sent: false, error: { code: 'upstream_unavailable', cause: { code: 'ECONNREFUSED' } } })
+    })
+
+    t.test('an answer without an end is cut off', async t => {
+      const piece = Buffer.alloc(1024 * 1024, '1,')
+      const { origin, open } = await serveVectors(t, response => {
+        response.writeHead(200, { 'content-type': 'application/json' })
+        const more = () => {
+          while (!response.destroyed && response.write(piece));
+        }
+        response.on('drain', more)
+        more()
+      })
+      const heard = begin(origin)
+      await heard.ended
+      t.same(faultsOf(heard, false), [])
+      t.match(heard.end, { ok: false, error: { code: 'upstream_unavailable', message: /more than 67108864 bytes/ } })
+      await until('the upstream to be closed', () => open() === 0)
+    })
+
+    t.test('a status becomes an error of ours', async t => {
+      const cases: readonly [status: number, code: string][] = [
+        [400, 'upstream_refused'],
+        [401, 'upstream_denied'],
+        [404, 'upstream_lacks_model'],
+        [429, 'upstream_rate_limited'],
+        [500, 'upstream_unavailable']
+      ]
+      for (const [status, code] of cases) {
+        const { origin } = await serveVectors(t, sayJson(fake.refusal, status))
+        const heard = begin(origin)
+        await heard.ended
+        t.same(faultsOf(heard, false), [], String(status))
+        t.match(heard.end, { ok: false, sent: true, error: { code } }, String(status))
+      }
+    })
+
+    t.test('an abort ends it at once and once, and closes the upstream', async t => {
+      const { origin, open, calls } = await serveVectors(t, () => {})
+      const early = begin(origin)
+      t.same(early.calls, [], 'nothing is told within the call')
+      early.handle.abort()
+      const heard = begin(origin)
+      await until('the call to arrive', () => calls() > 0)
+      heard.handle.abort()
+      heard.handle.abort()
+      heard.handle.resume()
+      await Promise.all([early.ended, heard.ended])
+      await until('the upstream to be closed', () => open() === 0)
+      t.same([...faultsOf(early, false), ...faultsOf(heard, false)], [])
+      t.match(heard.end, { ok: false, sent: true, error: { code: 'client_gone' } })
     })
   })
 }

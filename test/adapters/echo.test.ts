@@ -26,7 +26,7 @@ const target: Target = {
   contextTokens: null,
   maxOutputTokens: null,
   features: null,
-  chat: true,
+  operations: ['chat', 'complete'],
   loaded: true,
   price: { source: 'free', tokens: null },
   createdAt: 0
@@ -34,7 +34,7 @@ const target: Target = {
 
 function attemptFor(body: Json): Attempt {
   const asked = { model: 'echo', messages: [{ role: 'user', content: 'hello' }], ...body }
-  return { id: 'a', target, request: readChatRequest(Buffer.from(JSON.stringify(asked)), { requestId: 'r', localOnly: false }) }
+  return { id: 'a', target, request: readChatRequest(Buffer.from(JSON.stringify(asked)), { requestId: 'r', localOnly: false }).request }
 }
 
 interface Heard {

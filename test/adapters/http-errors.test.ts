@@ -1,7 +1,8 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import fc from 'fast-check'
 import t from 'tap'
-import { cleaned, errorFromFailure, errorFromStatus, failureIn, retryAfterMs } from '../../adapters/shared/http-errors.ts'
+import { errorFromFailure, errorFromStatus, failureIn } from '../../adapters/shared/http-errors.ts'
+import { cleaned, retryAfterMs } from '../../outbound/said.ts'
 
 const of = (status: number, body: unknown = '', headers: IncomingHttpHeaders = {}) =>
   errorFromStatus('up', status, typeof body === 'string' ? body : JSON.stringify(body), headers)

@@ -38,7 +38,7 @@ const target: Target = {
   contextTokens: 4096,
   maxOutputTokens: null,
   features: null,
-  chat: true,
+  operations: ['chat', 'complete'],
   loaded: true,
   price: { source: 'electricity', tokens: null },
   createdAt: 0
@@ -61,6 +61,7 @@ function attemptFor(changes: AttemptChanges): Attempt {
     target: { ...target, ...changes.target, upstream: { ...upstream, ...changes.upstream } },
     request: {
       id: 'request-1',
+      operation: 'chat',
       model: 'x',
       stream: changes.stream ?? true,
       includeUsage: changes.includeUsage ?? false,
@@ -68,7 +69,11 @@ function attemptFor(changes: AttemptChanges): Attempt {
       body: { bytes: Buffer.alloc(0), json: () => body, with: () => Buffer.alloc(0) },
       maxOutputTokens: null,
       needs: [],
+      choices: 1,
       prompt: { low: 1, expected: 1 },
+      longest: { low: 1, expected: 1 },
+      input: null,
+      embedding: null,
       localOnly: false
     }
   }
@@ -1582,7 +1587,7 @@ t.test("a machine's models are listed with what they can do and need", async t =
       maxContextTokens: 131_072,
       maxOutputTokens: null,
       features: ['json_object', 'json_schema', 'logprobs', 'tools'],
-      chat: true,
+      operations: ['chat', 'complete'],
       loaded: false,
       price: null,
       memory: {
@@ -1599,8 +1604,8 @@ t.test("a machine's models are listed with what they can do and need", async t =
       createdAt: 1_785_578_400,
       maxContextTokens: 40_960,
       maxOutputTokens: null,
-      features: ['json_object', 'json_schema', 'logprobs', 'tools', 'vision', 'reasoning'],
-      chat: true,
+      features: ['json_object', 'json_schema', 'logprobs', 'suffix', 'tools', 'vision', 'reasoning'],
+      operations: ['chat', 'complete'],
       loaded: true,
       price: null,
       memory: {
@@ -1618,7 +1623,7 @@ t.test("a machine's models are listed with what they can do and need", async t =
       maxContextTokens: 2048,
       maxOutputTokens: null,
       features: [],
-      chat: false,
+      operations: ['embed'],
       loaded: false,
       price: null,
       memory: { weightBytes: 5_000_000_000, kvBytesPerToken: null, loadedContextTokens: null, loadedBytes: null, loadedVramBytes: null },
@@ -1630,7 +1635,7 @@ t.test("a machine's models are listed with what they can do and need", async t =
       maxContextTokens: 131_072,
       maxOutputTokens: null,
       features: null,
-      chat: true,
+      operations: ['chat', 'complete', 'embed'],
       loaded: false,
       price: null,
       memory: { weightBytes: 5_000_000_000, kvBytesPerToken: 131_072, loadedContextTokens: null, loadedBytes: null, loadedVramBytes: null },
@@ -1642,7 +1647,7 @@ t.test("a machine's models are listed with what they can do and need", async t =
       maxContextTokens: null,
       maxOutputTokens: null,
       features: null,
-      chat: false,
+      operations: ['embed'],
       loaded: false,
       price: null,
       memory: { weightBytes: 5_000_000_000, kvBytesPerToken: null, loadedContextTokens: null, loadedBytes: null, loadedVramBytes: null },
@@ -1733,8 +1738,8 @@ t.test('hostile entries are passed over or emptied, and nothing is believed', as
     ['bare', 'odd', 'odder', 'twice', '__proto__']
   )
   t.match(listings.slice(0, 3), [
-    { createdAt: null, memory: null, digest: null, features: null, chat: true, maxContextTokens: null },
-    { createdAt: null, memory: null, digest: null, features: null, chat: true, loaded: true },
+    { createdAt: null, memory: null, digest: null, features: null, operations: ['chat', 'complete'], maxContextTokens: null },
+    { createdAt: null, memory: null, digest: null, features: null, operations: ['chat', 'complete'], loaded: true },
     { createdAt: null, memory: null, digest: null, features: ['json_object', 'json_schema', 'logprobs'], maxContextTokens: null }
   ])
   t.equal(asked.filter(name => name === 'twice').length, 1)
@@ -1747,7 +1752,7 @@ t.test('a model that cannot be shown is listed with what is known', async t => {
     shows: { 'a:1': 500, 'b:1': { capabilities: ['completion'], padding: 'x'.repeat(2 * 1024 * 1024) } }
   })
   t.match(await listing(t, baseUrl), [
-    { model: 'a:1', features: null, chat: true, maxContextTokens: 4096, loaded: false },
+    { model: 'a:1', features: null, operations: ['chat', 'complete'], maxContextTokens: 4096, loaded: false },
     { model: 'b:1', features: null }
   ])
 })

@@ -75,7 +75,7 @@ t.test('a model is what its server says of it, in the words of each', async t =>
     maxContextTokens: null,
     maxOutputTokens: null,
     features: null,
-    chat: true,
+    operations: ['chat', 'complete', 'embed'],
     loaded: true,
     price: null,
     memory: null,
@@ -118,7 +118,7 @@ t.test('models without a chat are known by their names', async t => {
   ]
   const { models } = await list(listed(...[...chat, ...other].map(id => ({ id }))))
   t.same(
-    models.filter(model => model.chat).map(({ model }) => model),
+    models.filter(model => model.operations.includes('chat')).map(({ model }) => model),
     chat
   )
 })
@@ -154,4 +154,18 @@ t.test('a list that is none is a failure of the upstream', async t => {
     t.match(error.message, /^up /)
     t.notMatch(error.message, /abcdef/)
   }
+})
+
+t.test('at OpenAI itself no model both chats and continues texts; other servers are tried', async t => {
+  const ids = ['gpt-4o-mini', 'gpt-3.5-turbo-instruct', 'davinci-002', 'text-embedding-3-small', 'whisper-1'].map(id => ({ id }))
+  const operations = async (registryId: string | null) => (await list(listed(...ids), { registryId })).models.map(model => model.operations)
+  t.same(await operations('openai'), [['chat'], ['complete'], ['complete'], ['embed'], []])
+  t.same(await operations(null), [['chat', 'complete', 'embed'], ['chat', 'complete'], ['complete'], ['embed'], []])
+  const embedders = ['BAAI/bge-m3', 'all-MiniLM-L6-v2', 'intfloat/e5-large', 'gte-qwen2', 'nomic-ai/nomic-v1.5'].map(id => ({ id }))
+  const known = (await list(listed(...embedders), { registryId: null })).models.map(model => model.operations)
+  t.same(
+    known,
+    embedders.map(() => ['embed']),
+    'families that chat with nobody'
+  )
 })

@@ -20,12 +20,24 @@ const upstream: Upstream = {
   registryId: null
 }
 
-async function list(...data: unknown[]): Promise<ModelListing[]> {
+const list = (...data: unknown[]): Promise<ModelListing[]> => lists({ status: 200, data }, { status: 404, data: [] })
+
+interface ListAnswer {
+  readonly status: number
+  readonly data: readonly unknown[]
+}
+
+/** Both lists: of models, and of embedding models. */
+async function lists(models: ListAnswer, embedding: ListAnswer | Error): Promise<ModelListing[]> {
   const outbound: Outbound = {
     send() {
       throw new Error('not here')
     },
-    fetchText: () => Promise.resolve({ status: 200, headers: {}, text: JSON.stringify({ data }) }),
+    fetchText({ path }) {
+      const answer = path === '/api/v1/models' ? models : path === '/api/v1/embeddings/models' ? embedding : new Error(`asked for ${path}`)
+      if (answer instanceof Error) return Promise.reject(answer)
+      return Promise.resolve({ status: answer.status, headers: {}, text: JSON.stringify({ data: answer.data }) })
+    },
     close: () => Promise.resolve()
   }
   return createAdapter({ outbound }).listModels(upstream, new AbortController().signal)
@@ -65,7 +77,7 @@ t.test('a model is read with its context, its features and its price', async t =
     maxContextTokens: 200_000,
     maxOutputTokens: 64_000,
     features: ['tools', 'forced_tool_choice', 'json_object', 'json_schema', 'reasoning', 'vision'],
-    chat: true,
+    operations: ['chat', 'complete'],
     loaded: true,
     price: { inputUsdPer1m: 3, outputUsdPer1m: 15, cachedInputUsdPer1m: 0.3 },
     memory: null,
@@ -92,7 +104,7 @@ t.test('features are what the parameters and the kinds of input say', async t =>
 })
 
 t.test('a model that puts out no text does not chat', async t => {
-  const chat = async (outputs: unknown) => (await one({ architecture: { output_modalities: outputs } })).chat
+  const chat = async (outputs: unknown) => (await one({ architecture: { output_modalities: outputs } })).operations.includes('chat')
   t.equal(await chat(['text']), true)
   t.equal(await chat(['image', 'text']), true)
   t.equal(await chat(['image']), false)
@@ -183,7 +195,7 @@ function call() {
     contextTokens: null,
     maxOutputTokens: null,
     features: null,
-    chat: true,
+    operations: ['chat', 'complete'],
     loaded: true,
     price: { source: 'unknown', tokens: null },
     createdAt: 0
@@ -191,7 +203,7 @@ function call() {
   const body = Buffer.from('{"model":"auto","messages":[{"role":"user","content":"x"}],"provider":{"order":["a"]}}')
   const heard: { usage: Usage | null; body: string } = { usage: null, body: '' }
   createAdapter({ outbound }).chat(
-    { id: 'attempt-1', request: readChatRequest(body, { requestId: 'r', localOnly: false }), target },
+    { id: 'attempt-1', request: readChatRequest(body, { requestId: 'r', localOnly: false }).request, target },
     {
       frames: () => true,
       body(json) {
@@ -251,4 +263,30 @@ t.test('what OpenRouter says it charged is what was charged', async t => {
     answer({ prompt_tokens: 1, ...usage })
     t.equal(heard.usage?.providerNanoUsd, nanoUsd, JSON.stringify(usage))
   }
+})
+
+t.test('embedding models have a list of their own, without which the others are still there', async t => {
+  const models = { status: 200, data: [entry(), entry({ id: 'vendor/both' })] }
+  // As OpenRouter documents it.
+  const small = {
+    id: 'openai/text-embedding-3-small',
+    architecture: { input_modalities: ['text'], output_modalities: ['embeddings'] },
+    context_length: 8192,
+    pricing: { prompt: '0.00000002', completion: '0', image: '0', request: '0' },
+    supported_parameters: [],
+    top_provider: { context_length: 8192, max_completion_tokens: null }
+  }
+  const both = entry({ id: 'vendor/both' })
+  t.match(await lists(models, { status: 200, data: [small, both, null, { id: 5 }] }), [
+    { model: 'vendor/model', operations: ['chat', 'complete'] },
+    { model: 'vendor/both', operations: ['chat', 'complete', 'embed'] },
+    { model: small.id, operations: ['embed'], maxContextTokens: 8192, features: null, price: { inputUsdPer1m: 0.02, outputUsdPer1m: 0 } }
+  ])
+  for (const failure of [{ status: 404, data: [] }, { status: 500, data: [] }, new Error('reset')]) {
+    t.same(
+      (await lists(models, failure)).map(({ model }) => model),
+      ['vendor/model', 'vendor/both']
+    )
+  }
+  await t.rejects(lists({ status: 500, data: [] }, { status: 200, data: [small] }), { code: 'upstream_unavailable' })
 })
