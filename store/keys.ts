@@ -3,7 +3,34 @@
 import type { KeyKind } from '../routing/types.ts'
 import type { Pool } from './pool.ts'
 
-export interface KeyRecord {
+/** What a source may use; null = no such limit. */
+export interface KeyLimits {
+  readonly requestsPerMinute: number | null
+  readonly tokensPerMinute: number | null
+  readonly concurrentRequests: number | null
+}
+
+/** What a key allows beyond being one. Only keys of kind `source` have other rules than `noRules`. */
+export interface KeyRules {
+  readonly limits: KeyLimits
+  /** Names or patterns with `*`; null = all. */
+  readonly models: readonly string[] | null
+  readonly providers: readonly string[] | null
+  /** Its share among sources that wait, 0.01 to 100. */
+  readonly weight: number
+  /** One key that is many people: the name of each comes with the request. */
+  readonly trustUserHeader: boolean
+}
+
+export const noRules: KeyRules = {
+  limits: { requestsPerMinute: null, tokensPerMinute: null, concurrentRequests: null },
+  models: null,
+  providers: null,
+  weight: 1,
+  trustUserHeader: false
+}
+
+export interface KeyRecord extends KeyRules {
   readonly id: string
   readonly kind: KeyKind
   readonly source: string
@@ -14,7 +41,8 @@ export interface KeyRecord {
   readonly revokedAt: Date | null
 }
 
-export interface NewKey {
+/** Rules that are not given are `noRules`. */
+export interface NewKey extends Partial<KeyRules> {
   readonly id: string
   readonly kind: KeyKind
   readonly source: string
@@ -27,11 +55,14 @@ export interface NewKey {
 /** The channel on which a process tells the others that keys have changed. */
 export const keysChannel = 'llm_mcp_keys'
 
-const columns = 'id, kind, source, name, prefix, created_at, expires_at, revoked_at'
+const columns = `id, kind, source, name, prefix, created_at, expires_at, revoked_at,
+          requests_per_minute, tokens_per_minute, concurrent_requests, models, providers, weight, trust_user_header`
 
 const insertSql = `
-   insert into api_keys (id, kind, source, name, prefix, hash, expires_at)
-   values ($1, $2, $3, $4, $5, $6, $7)
+   insert into api_keys (
+          id, kind, source, name, prefix, hash, expires_at,
+          requests_per_minute, tokens_per_minute, concurrent_requests, models, providers, weight, trust_user_header)
+   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
        on conflict (hash) do nothing
 returning ${columns}`
 
@@ -39,10 +70,14 @@ returning ${columns}`
 export async function insertKey(pool: Pool, key: NewKey): Promise<KeyRecord | null> {
   // The source's row must be visible to the reference check, so it goes first.
   await pool.query({ name: 'keys.source', text: 'insert into sources (name) values ($1) on conflict do nothing', values: [key.source] })
+  const { limits, models, providers, weight, trustUserHeader } = { ...noRules, ...key }
   const { rows } = await pool.query({
     name: 'keys.insert',
     text: insertSql,
-    values: [key.id, key.kind, key.source, key.name, key.prefix, key.hash, key.expiresAt]
+    values: [
+      ...[key.id, key.kind, key.source, key.name, key.prefix, key.hash, key.expiresAt],
+      ...[limits.requestsPerMinute, limits.tokensPerMinute, limits.concurrentRequests, models, providers, weight, trustUserHeader]
+    ]
   })
   await announceKeys(pool)
   return rows[0] === undefined ? null : keyOf(rows[0])
@@ -110,6 +145,14 @@ function keyOf(row: {
   created_at: Date
   expires_at: Date | null
   revoked_at: Date | null
+  requests_per_minute: number | null
+  /** A bigint, which arrives as text. */
+  tokens_per_minute: string | null
+  concurrent_requests: number | null
+  models: string[] | null
+  providers: string[] | null
+  weight: number
+  trust_user_header: boolean
 }): KeyRecord {
   return {
     id: row.id,
@@ -119,6 +162,15 @@ function keyOf(row: {
     prefix: row.prefix,
     createdAt: row.created_at,
     expiresAt: row.expires_at,
-    revokedAt: row.revoked_at
+    revokedAt: row.revoked_at,
+    limits: {
+      requestsPerMinute: row.requests_per_minute,
+      tokensPerMinute: row.tokens_per_minute === null ? null : Number(row.tokens_per_minute),
+      concurrentRequests: row.concurrent_requests
+    },
+    models: row.models,
+    providers: row.providers,
+    weight: row.weight,
+    trustUserHeader: row.trust_user_header
   }
 }

@@ -13,7 +13,7 @@ export interface Connection {
 
 export type Pool = pg.Pool
 
-/** Without both limits a frozen server hangs every caller for ever (facts: frozen Postgres). */
+/** Without both limits a frozen server hangs every caller for ever. */
 export function createPool(
   connection: Connection,
   options: { readonly max: number; readonly name: string; readonly onError: (error: Error) => void }
@@ -28,7 +28,7 @@ export function createPool(
     keepAlive: true
   })
   pool.on('error', options.onError)
-  // A client that dies while somebody holds it tells only its own listeners (facts: Postgres killed).
+  // A client that dies while somebody holds it tells only its own listeners.
   pool.on('connect', client => {
     client.on('error', options.onError)
   })

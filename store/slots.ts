@@ -2,7 +2,7 @@
 
 import type { Pool } from './pool.ts'
 
-// A slot whose process is silent for 3 s is free (design: liveness belongs to processes).
+// A slot whose process is silent for 3 s is free: liveness belongs to processes.
 const claimSql = `
    update device_slots
       set process_id = $2, attempt_id = $3, claimed_at = now()
