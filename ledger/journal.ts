@@ -29,7 +29,7 @@ export interface Journal {
   settle(row: CostRow): void
   /** These rows are in the database: what held them can go. */
   stored(rows: readonly CostRow[]): void
-  /** Closes the files, and removes those that hold nothing the database lacks. */
+  /** Closes the files, and removes those that hold nothing the database lacks. What is stored later is let go of all the same; twice is safe. */
   close(): void
 }
 
@@ -43,25 +43,30 @@ interface Segment {
   pending: number
   /** The last write stopped half-way: its line must not swallow the next one. */
   torn: boolean
+  /** Its number may be another file's as soon as it is closed. */
+  isOpen: boolean
 }
 
 /** A journal of this process in `folder`, whose parent is there, in segments that are removed when all in them is stored. */
 export function createJournal(folder: string, owner: JournalOwner): Journal {
   if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 })
   let number = 0
+  let isClosed = false
+  const segments = new Set<Segment>()
   let current = open()
   // Which segments wait for an attempt: the one with its intent, and the one with its settlement.
   const waiting = new Map<string, Segment[]>()
 
   function open(): Segment {
     const path = join(folder, `${owner.processId}-${number++}.ndjson`)
-    const segment: Segment = { path, fd: openSync(path, 'a', 0o600), bytes: 0, pending: 0, torn: false }
+    const segment: Segment = { path, fd: openSync(path, 'a', 0o600), bytes: 0, pending: 0, torn: false, isOpen: true }
     try {
       append(segment, { t: 'owner', owner })
     } catch (error) {
       remove(segment)
       throw error
     }
+    segments.add(segment)
     return segment
   }
 
@@ -75,6 +80,7 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
   }
 
   function write(line: Line & { row: CostRow }): void {
+    if (isClosed) throw new Error('the journal is closed')
     if (current.bytes > segmentBytesAtMost) {
       const full = current
       current = open()
@@ -82,23 +88,29 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
     }
     append(current, line)
     current.pending++
-    const segments = waiting.get(line.row.attemptId)
-    if (segments === undefined) waiting.set(line.row.attemptId, [current])
-    else segments.push(current)
+    const holders = waiting.get(line.row.attemptId)
+    if (holders === undefined) waiting.set(line.row.attemptId, [current])
+    else holders.push(current)
   }
 
   function stored(rows: readonly CostRow[]): void {
     for (const row of rows) {
       for (const segment of waiting.get(row.attemptId) ?? []) {
         segment.pending--
-        if (segment.pending === 0 && segment !== current) remove(segment)
+        if (segment.pending === 0 && (segment !== current || isClosed)) remove(segment)
       }
       waiting.delete(row.attemptId)
     }
   }
 
+  function shut(segment: Segment): void {
+    if (segment.isOpen) closeSync(segment.fd)
+    segment.isOpen = false
+  }
+
   function remove(segment: Segment): void {
-    closeSync(segment.fd)
+    shut(segment)
+    segments.delete(segment)
     // Gone already where somebody took us for dead and booked it.
     rmSync(segment.path, { force: true })
   }
@@ -108,8 +120,11 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
     settle: row => write({ t: 'settled', row }),
     stored,
     close() {
-      if (current.pending === 0) remove(current)
-      else closeSync(current.fd)
+      isClosed = true
+      for (const segment of [...segments]) {
+        if (segment.pending === 0) remove(segment)
+        else shut(segment)
+      }
     }
   }
 }

@@ -1,7 +1,8 @@
 // Books every attempt once: journal first, then in batches to the database, off the request path.
 
 import { costOf } from '../routing/cost.ts'
-import type { Ledger, Settlement } from '../routing/dispatch.ts'
+import type { Ledger, Settled, Settlement } from '../routing/ports.ts'
+import { providerOf } from '../routing/targets.ts'
 import type { Attempt, Caller, Usage } from '../routing/types.ts'
 import type { CostRow } from '../store/costs.ts'
 import type { Journal } from './journal.ts'
@@ -42,7 +43,7 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
     intents.set(attempt.id, row)
   }
 
-  function settle(attempt: Attempt, settlement: Settlement): { nanoUsd: number | null; estimated: boolean } {
+  function settle(attempt: Attempt, settlement: Settlement): Settled {
     const intent = intents.get(attempt.id)
     if (intent === undefined) throw new Error(`attempt ${attempt.id} was settled twice or never begun`)
     intents.delete(attempt.id)
@@ -59,7 +60,12 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
       ports.log('costs wait in the journal only: the database has been away for too long', null)
     }
     schedule(flushEveryMs)
-    return { nanoUsd: row.costNanoUsd, estimated: row.estimated }
+    return {
+      nanoUsd: row.costNanoUsd,
+      estimated: row.estimated,
+      promptTokens: row.promptTokens,
+      completionTokens: row.completionTokens
+    }
   }
 
   function schedule(ms: number): void {
@@ -96,8 +102,24 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
   }
 
   async function flush(ms: number): Promise<void> {
-    const end = new Promise<void>(resolve => setTimeout(resolve, ms).unref())
-    await Promise.race([end, run().then(() => run())])
+    let isOver = false
+    let wake = () => {}
+    const end = new Promise<void>(resolve => {
+      wake = resolve
+    })
+    const limit = setTimeout(() => {
+      isOver = true
+      wake()
+    }, ms)
+    const untilStored = async () => {
+      while (waiting.length > 0 && !isOver) {
+        await run()
+        // A database that restarts is back within seconds; what is not stored now waits for the next start.
+        if (waiting.length > 0) await Promise.race([end, new Promise(resolve => setTimeout(resolve, flushEveryMs))])
+      }
+    }
+    await Promise.race([end, untilStored()])
+    clearTimeout(limit)
   }
 
   // Before the call, an attempt is worth what its prompt costs: that much is sure to be charged if nobody ever hears of it again.
@@ -110,8 +132,9 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
       attemptId: attempt.id,
       requestId: request.id,
       source: caller.source,
+      subSource: caller.subSource,
       keyId: caller.keyId,
-      provider: providerOf(attempt),
+      provider: providerOf(target.upstream),
       model: target.model,
       deviceId: target.upstream.device?.id ?? null,
       outcome: 'lost',
@@ -191,10 +214,4 @@ function mayHaveBegun(settlement: Settlement, own: boolean): boolean {
 
 function estimatedUsage(attempt: Attempt, completionTokens: number, busyMs: number | null): Usage {
   return { ...nothing, promptTokens: attempt.request.prompt.expected, completionTokens, busyMs }
-}
-
-/** Own machines are booked under how they are spoken to, with the machine beside it; rented ones under their name. */
-function providerOf(attempt: Attempt): string {
-  const { upstream } = attempt.target
-  return upstream.device === null ? upstream.id : upstream.adapter
 }

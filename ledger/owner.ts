@@ -29,10 +29,12 @@ function realm(): string {
   return cachedRealm
 }
 
-/** Field 22 of /proc/<pid>/stat, counted after the name, which may hold anything. */
+/** Fields 3 and 22 of /proc/<pid>/stat, counted after the name, which may hold anything. Null when there is no such process, or it has ended. */
 function startTicksOf(pid: number): string | null {
   const stat = read(`/proc/${pid}/stat`)
-  return stat === '' ? null : (stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? null)
+  const [state, ...fields] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  // A zombie has ended, though its parent has not looked at it yet.
+  return state === 'Z' || state === 'X' ? null : (fields[18] ?? null)
 }
 
 function read(path: string): string {

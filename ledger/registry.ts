@@ -6,12 +6,13 @@ import type { TokenPrice } from '../routing/types.ts'
 /** The list price of a provider's model today; null when the registry does not know it. Always asks by provider: without one it guesses. */
 export function registeredPrice(registryId: string, model: string): TokenPrice | null {
   const found = calcPrice({ input_tokens: 0, output_tokens: 0 }, model, { providerId: registryId })
-  return found === null ? null : tokenPriceOf(found.model_price)
+  return found === null ? null : tokenPriceOf(found.model_price, model)
 }
 
-function tokenPriceOf(price: ModelPrice): TokenPrice | null {
+function tokenPriceOf(price: ModelPrice, model: string): TokenPrice | null {
   const input = figures(price.input_mtok)
-  const output = figures(price.output_mtok)
+  // Embeddings have no output, and so no price for one.
+  const output = figures(price.output_mtok ?? (/embed/i.test(model) ? 0 : undefined))
   if (input === null || output === null) return null
   const cached = figures(price.cache_read_mtok)
   const request = typeof price.requests_kcount === 'number' ? price.requests_kcount / 1_000 : null

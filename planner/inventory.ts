@@ -4,7 +4,7 @@ import { type Alias, type Catalog, createCatalog } from '../routing/catalog.ts'
 import { chooseContextTokens } from '../routing/context-size.ts'
 import { type GatewayError, toGatewayError } from '../routing/errors.ts'
 import { type PriceBook, targetOf } from '../routing/targets.ts'
-import type { Adapter, Target, Upstream } from '../routing/types.ts'
+import type { Adapter, ModelListing, Target, Upstream } from '../routing/types.ts'
 import type { StoredModel } from '../store/devices.ts'
 
 export interface InventoryPorts {
@@ -16,6 +16,8 @@ export interface InventoryPorts {
   readonly aliases: ReadonlyMap<string, Alias>
   readonly auto: readonly string[]
   readonly prices: PriceBook
+  /** Models declared to make the same vectors, by `upstream/model` or by model. */
+  readonly vectorSpaces: ReadonlyMap<string, string>
   readonly demo: Target
   readonly saveDevice: (upstream: Upstream) => Promise<void>
   /** Returns them with the context sizes that are pinned. */
@@ -36,6 +38,8 @@ export interface Inventory {
   /** The catalog was wrong about this upstream: ask it again soon. */
   refresh(upstreamId: string): void
   /** What each upstream offers now, for people. */
+  /** Upstreams that did not answer when they were last asked, by id. */
+  unavailable(): ReadonlySet<string>
   report(): readonly UpstreamReport[]
   stop(): void
 }
@@ -84,6 +88,7 @@ export function createInventory(ports: InventoryPorts): Inventory {
       aliases: ports.aliases,
       auto: ports.auto,
       prices: ports.prices,
+      vectorSpaces: ports.vectorSpaces,
       demo: ports.demo
     })
   }
@@ -143,22 +148,24 @@ export function createInventory(ports: InventoryPorts): Inventory {
     const wanted = upstream.models === null ? listings : listings.filter(({ model }) => upstream.models?.includes(model))
     // Named by the configuration but not in the list: the configuration knows better.
     const unlisted = (upstream.models ?? []).filter(model => !upstream.own && !listings.some(listing => listing.model === model))
-    const added = unlisted.map(model => ({
-      model,
-      createdAt: null,
-      maxContextTokens: null,
-      maxOutputTokens: null,
-      features: null,
-      chat: true,
-      loaded: true,
-      price: null,
-      memory: null,
-      digest: null
-    }))
+    const added = unlisted.map(
+      (model): ModelListing => ({
+        model,
+        createdAt: null,
+        maxContextTokens: null,
+        maxOutputTokens: null,
+        features: null,
+        operations: ['chat', 'complete', 'embed'],
+        loaded: true,
+        price: null,
+        memory: null,
+        digest: null
+      })
+    )
     return [...wanted, ...added].map(listing => ({
       listing,
       numCtx:
-        upstream.device !== null && upstream.adapter === 'ollama' && listing.chat
+        upstream.device !== null && upstream.adapter === 'ollama'
           ? chooseContextTokens(upstream.device, listing.memory, listing.maxContextTokens)
           : null
     }))
@@ -178,6 +185,7 @@ export function createInventory(ports: InventoryPorts): Inventory {
       const state = states.get(upstreamId)
       if (state !== undefined && state.asking === null) schedule(state, soonMs)
     },
+    unavailable: () => new Set([...states.values()].filter(({ error }) => error !== null).map(({ upstream }) => upstream.id)),
     report: () =>
       [...states.values()]
         .filter(({ upstream, listed }) => upstream !== ports.candidate || listed)

@@ -12,6 +12,7 @@ const row = (attemptId: string, changes: Partial<CostRow> = {}): CostRow => ({
   attemptId,
   requestId: 'r',
   source: 'me',
+  subSource: null,
   keyId: null,
   provider: 'up',
   model: 'größe 😀',
@@ -52,6 +53,15 @@ function replace<K extends 'writeSync' | 'openSync'>(t: Test, name: K, made: (re
   syncBuiltinESMExports()
   t.teardown(restore)
   return restore
+}
+
+function isOpen(fd: number): boolean {
+  try {
+    fs.fstatSync(fd)
+    return true
+  } catch {
+    return false
+  }
 }
 
 const noSpace = () => Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' })
@@ -202,6 +212,40 @@ t.test('closing leaves only what the database lacks', async t => {
   t.same(await outcomes(folder), { a: 'lost' })
 })
 
+t.test('closing closes every file, takes nothing more, and lets go of what is stored afterwards', async t => {
+  const folder = t.testdir({})
+  const opened: number[] = []
+  const restore = replace(
+    t,
+    'openSync',
+    real =>
+      ((...given: Parameters<typeof fs.openSync>) => {
+        const fd = real(...given)
+        opened.push(fd)
+        return fd
+      }) as typeof fs.openSync
+  )
+  const journal = createJournal(folder, owner)
+  for (const id of ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j']) journal.intent(row(id, large))
+  restore()
+  t.same(files(folder), ['p1-0.ndjson', 'p1-1.ndjson', 'p1-2.ndjson'])
+  journal.close()
+  journal.close()
+  t.same(opened.filter(isOpen), [])
+  // A file of somebody else's may have such a number now.
+  const other = fs.openSync(join(folder, 'other'), 'w')
+  t.ok(opened.includes(other))
+  t.throws(() => journal.intent(row('x')), /closed/)
+  t.throws(() => journal.settle(settled('a')), /closed/)
+  journal.stored(['a', 'b', 'c', 'd'].map(id => row(id)))
+  t.same(files(folder), ['other', 'p1-1.ndjson', 'p1-2.ndjson'])
+  journal.stored(['e', 'f', 'g', 'h', 'i', 'j'].map(id => row(id)))
+  t.same(files(folder), ['other'])
+  t.ok(isOpen(other))
+  t.equal(statSync(join(folder, 'other')).size, 0)
+  fs.closeSync(other)
+})
+
 t.test('a segment that somebody else has booked and removed is no fault', async t => {
   const folder = t.testdir({})
   const journal = createJournal(folder, owner)
@@ -281,14 +325,6 @@ t.test('with the disk full no new segment is left behind, and no file stays open
   restore()
   restoreOpen()
   t.same(files(folder), ['p1-0.ndjson', 'p1-1.ndjson'])
-  const isOpen = (fd: number): boolean => {
-    try {
-      fs.fstatSync(fd)
-      return true
-    } catch {
-      return false
-    }
-  }
   t.equal(opened.length, 5)
   t.same(opened.filter(isOpen), [])
   journal.intent(row('y'))

@@ -2,12 +2,12 @@ import { mock } from 'node:test'
 import fc from 'fast-check'
 import t from 'tap'
 import { createLedger, type RunningLedger } from '../../ledger/ledger.ts'
-import type { Settlement } from '../../routing/dispatch.ts'
 import { type ErrorCode, type ErrorOptions, GatewayError } from '../../routing/errors.ts'
+import type { Settlement } from '../../routing/ports.ts'
 import type { Attempt, Caller, Device, Price, Target, Usage } from '../../routing/types.ts'
 import type { CostRow } from '../../store/costs.ts'
 
-const caller: Caller = { keyId: 'key-1', source: 'me', kind: 'source' }
+const caller: Caller = { keyId: 'key-1', source: 'me', subSource: 'anna', kind: 'source', models: null, providers: null }
 // 360 W at 0.25 $/kWh are 25 nano-dollars a millisecond.
 const device: Device = { id: 'box', maxConcurrency: 1, watts: 360, vramGb: null, ramGb: null, keepAlive: null, numCtx: null }
 // A prompt token costs 1,000 nano-dollars, a token of the answer 10,000.
@@ -39,7 +39,7 @@ function attemptFor(id: string, { price = priced, device: machine = null }: Kind
     contextTokens: null,
     maxOutputTokens: null,
     features: null,
-    chat: true,
+    operations: ['chat', 'complete'],
     loaded: true,
     price,
     createdAt: 0
@@ -49,6 +49,7 @@ function attemptFor(id: string, { price = priced, device: machine = null }: Kind
     target,
     request: {
       id: 'request-1',
+      operation: 'chat',
       body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
       model: 'm',
       stream: true,
@@ -56,7 +57,11 @@ function attemptFor(id: string, { price = priced, device: machine = null }: Kind
       streamOptions: null,
       maxOutputTokens: null,
       needs: [],
+      choices: 1,
       prompt: { low: 30, expected: 100 },
+      longest: { low: 30, expected: 100 },
+      input: null,
+      embedding: null,
       localOnly: false
     }
   }
@@ -151,6 +156,7 @@ t.test('before the call, what its prompt costs is written down as lost', async t
       attemptId: 'a',
       requestId: 'request-1',
       source: 'me',
+      subSource: 'anna',
       keyId: 'key-1',
       provider: 'up',
       model: 'm',
@@ -173,7 +179,7 @@ t.test('before the call, what its prompt costs is written down as lost', async t
   ledger.begin(attemptFor('b', { price: { source: 'unknown', tokens: null } }), caller)
   t.match(journal.intents[1], { costNanoUsd: null, priceSource: 'unknown' })
   ledger.begin(attemptFor('c', { price: { source: 'electricity', tokens: null }, device }), { ...caller, keyId: null })
-  t.match(journal.intents[2], { costNanoUsd: 0, priceSource: 'electricity', provider: 'fake', deviceId: 'box', keyId: null })
+  t.match(journal.intents[2], { costNanoUsd: 0, priceSource: 'electricity', provider: 'up', deviceId: 'box', keyId: null })
 })
 
 t.test('what cannot be written down is not begun', async t => {
@@ -302,7 +308,8 @@ t.test('what an attempt costs: counted, estimated, known to be nothing, or unkno
   ]
   for (const [name, kind, how, nanoUsd, source, estimated, tokens] of cases) {
     const { book, journal } = createBooks()
-    t.strictSame(book('a', kind, how), { nanoUsd, estimated }, name)
+    const [promptTokens, completionTokens] = tokens
+    t.strictSame(book('a', kind, how), { nanoUsd, estimated, promptTokens, completionTokens }, name)
     const [row] = journal.settled
     t.strictSame(
       [row?.costNanoUsd, row?.priceSource, row?.estimated, row?.promptTokens, row?.completionTokens, row?.outcome, row?.errorCode],
@@ -459,6 +466,47 @@ t.test('a flush ends when all is stored, or when its time is over', async t => {
   await pass(1)
   await flushed
   t.same(stuck.ids(), [])
+})
+
+t.test('a flush goes on trying while it has time, also when the database comes back late', async t => {
+  let triesUntilBack = 6
+  const late = createBooks({
+    async insert() {
+      if (--triesUntilBack > 0) throw new Error('connection refused')
+    }
+  })
+  late.book('a')
+  let isOver = false
+  const flushed = late.ledger.flush(3_000).then(() => {
+    isOver = true
+  })
+  for (let round = 0; round < 4; round++) await pass(100)
+  t.equal(isOver, false)
+  for (let round = 0; round < 20 && !isOver; round++) await pass(100)
+  await flushed
+  t.same(late.ids(), ['a'])
+  t.equal(triesUntilBack, 0, 'nothing is tried once all is stored')
+
+  let tries = 0
+  const away = createBooks({
+    insert() {
+      tries++
+      return Promise.reject(new Error('connection refused'))
+    }
+  })
+  away.book('a')
+  isOver = false
+  const closed = away.ledger.close().then(() => {
+    isOver = true
+  })
+  for (let round = 0; round < 29; round++) await pass(100)
+  t.equal(isOver, false)
+  t.ok(tries > 10 && tries <= 30, `${tries} tries in three seconds`)
+  await pass(100)
+  await closed
+  const before = tries
+  await pass(60_000)
+  t.equal(tries, before, 'and none after it')
 })
 
 t.test('closing stores what waits and closes the journal', async t => {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { createJournal, type JournalOwner } from '../../ledger/journal.ts'
@@ -8,6 +8,7 @@ import { stateOf, thisOwner } from '../../ledger/owner.ts'
 import { type RecoverPorts, recoverJournals } from '../../ledger/recover.ts'
 import { type CostRow, insertCosts } from '../../store/costs.ts'
 import { createDatabase } from '../support/cluster.ts'
+import { until } from '../support/wait.ts'
 
 const uuid = (number: number) => `01a1fd37-5d11-7d28-9be4-${String(number).padStart(12, '0')}`
 
@@ -15,6 +16,7 @@ const row = (number: number, changes: Partial<CostRow> = {}): CostRow => ({
   attemptId: uuid(number),
   requestId: uuid(0),
   source: 'me',
+  subSource: null,
   keyId: null,
   provider: 'up',
   model: 'm',
@@ -251,6 +253,18 @@ t.test('whether a process lives is known by its pid and its start, within one bo
   // Where the kernel does not tell when a process began, a pid that is taken says nothing.
   t.equal(stateOf({ ...us, startTicks: null }), 'unknown')
   t.equal(stateOf({ ...dead, startTicks: null }), 'dead')
+})
+
+t.test('a process that has ended counts as dead, also while its parent has not looked at it', async t => {
+  if (thisOwner('').startTicks === null) return t.pass('the kernel does not tell')
+  // Becomes a program that never looks at the children it has got.
+  const parent = spawn('sh', ['-c', 'sleep 0.5 & echo $!; exec sleep 60'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  t.teardown(() => parent.kill('SIGKILL'))
+  const [printed] = await once(parent.stdout, 'data')
+  const pid = Number(printed)
+  const fields = () => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+  await until('it is a zombie', () => fields()[0] === 'Z')
+  t.equal(stateOf({ ...thisOwner('x'), pid, startTicks: fields()[19] as string }), 'dead')
 })
 
 t.test('a process that may not be signalled is there all the same', async t => {

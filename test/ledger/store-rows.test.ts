@@ -10,6 +10,7 @@ function row(number: number, more: Partial<CostRow> = {}): CostRow {
     attemptId: `01a1fd37-5d11-7d28-9be4-${String(number).padStart(12, '0')}`,
     requestId: '01a1fd37-5d11-7d28-9be4-415923be313e',
     source: 'me',
+    subSource: null,
     keyId: null,
     provider: 'openai',
     model: 'm',
@@ -45,6 +46,62 @@ t.test('a row that cannot be stored is logged, the others are stored, and twice 
   )
   t.equal(said.length, 2)
   t.match(said[0], /0002: openai, 5 nano-dollars/)
+})
+
+t.test('what was booked as lost gives way to what really came of it, and nothing else gives way to anything', async t => {
+  const { pool } = await createDatabase(t)
+  const ports = { insert: (rows: readonly CostRow[]) => insertCosts(pool, rows), log: () => t.fail('refused') }
+  const lost = (number: number) =>
+    row(number, { outcome: 'lost', errorCode: 'process_lost', costNanoUsd: 100, estimated: true, ttftMs: null })
+  const booked = async () => {
+    const { rows } = await pool.query(`
+      select right(attempt_id::text, 1) as id, outcome, error_code, prompt_tokens::int, completion_tokens::int, cached_tokens::int,
+             reasoning_tokens::int, cost_nano_usd::int, price_source, estimated, ttft_ms, duration_ms,
+             (extract(epoch from finished_at) * 1000)::int as finished
+        from llm_costs order by attempt_id`)
+    return rows
+  }
+  const real = {
+    outcome: 'failed',
+    errorCode: 'upstream_broke',
+    promptTokens: 40,
+    completionTokens: 7,
+    cachedTokens: 3,
+    reasoningTokens: 2,
+    costNanoUsd: 77,
+    priceSource: 'provider',
+    estimated: false,
+    ttftMs: 12,
+    durationMs: 34,
+    finishedAt: 56
+  } as const
+  await storeRows(ports, [lost(1), lost(2), row(3)])
+  await storeRows(ports, [row(1, real), row(4)])
+  const expected = [
+    {
+      id: '1',
+      outcome: 'failed',
+      error_code: 'upstream_broke',
+      prompt_tokens: 40,
+      completion_tokens: 7,
+      cached_tokens: 3,
+      reasoning_tokens: 2,
+      cost_nano_usd: 77,
+      price_source: 'provider',
+      estimated: false,
+      ttft_ms: 12,
+      duration_ms: 34,
+      finished: 56
+    },
+    { id: '2', outcome: 'lost', cost_nano_usd: 100 },
+    { id: '3', outcome: 'ok', cost_nano_usd: 5 },
+    { id: '4', outcome: 'ok', cost_nano_usd: 5 }
+  ]
+  t.match(await booked(), expected)
+  // The journal is read once more, and an insert whose answer was lost is written again.
+  await storeRows(ports, [lost(1), { ...lost(2), costNanoUsd: 999 }, lost(3), row(4, { costNanoUsd: 999 })])
+  await storeRows(ports, [row(1, { costNanoUsd: 999 }), row(3, { outcome: 'aborted' })])
+  t.match(await booked(), expected)
 })
 
 t.test('what is not the fault of a row is thrown', async t => {
