@@ -5,36 +5,62 @@ import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import type { Catalog } from '../routing/catalog.ts'
 import type { Dispatch } from '../routing/dispatch.ts'
 import { GatewayError } from '../routing/errors.ts'
+import type { Caller } from '../routing/types.ts'
+import { admit } from './answer.ts'
 import type { RequestContext } from './context.ts'
 import type { KeyCache } from './keys.ts'
+import type { Limits } from './limits.ts'
+import { createMetrics, type LimitName, type MetricsPorts } from './metrics.ts'
 import { registerAuth } from './plugins/auth.ts'
+import { registerCors } from './plugins/cors.ts'
+import { registerDocs } from './plugins/docs.ts'
 import { errorReply, fromFastify, rawErrorAnswer, registerErrors } from './plugins/errors.ts'
-import { registerRequests } from './plugins/requests.ts'
+import { registerChecks, registerRequests } from './plugins/requests.ts'
 import { drainingError } from './reply.ts'
 import { registerChat } from './routes/chat.ts'
+import { registerCompletions } from './routes/completions.ts'
 import { type CostsPorts, registerCosts } from './routes/costs.ts'
+import { registerEmbeddings } from './routes/embeddings.ts'
 import { registerHealth } from './routes/health.ts'
 import { type KeysPorts, registerKeys } from './routes/keys.ts'
+import { registerMetrics } from './routes/metrics.ts'
 import { registerModels } from './routes/models.ts'
+import { type PassthroughPorts, registerPassthrough } from './routes/passthrough.ts'
+import { registerResponses } from './routes/responses.ts'
 import { createStreams } from './streams.ts'
 
 export interface AppPorts {
   readonly version: string
   readonly dispatch: Dispatch
+  readonly limits: Limits
   readonly catalog: () => Catalog
+  /** Upstreams that did not answer when they were last asked, by id. */
+  readonly unavailable: () => ReadonlySet<string>
   readonly keyCache: KeyCache
   readonly keys: KeysPorts
   readonly costs: CostsPorts
+  /** What is not interpreted: where it goes, and how it is booked. */
+  readonly passthrough: Pick<PassthroughPorts, 'provider' | 'paths' | 'localOnly' | 'ledger' | 'outbound' | 'target'>
+  /** Of machines and breakers; the rest of the metrics is counted here. */
+  readonly state: Pick<MetricsPorts, 'slots' | 'breakers'>
   readonly pingDatabase: () => Promise<void>
   readonly auth: boolean
   readonly allowedHosts: readonly string[]
+  /** Origins of web pages that may call us; `*` = any. */
+  readonly corsOrigins: readonly string[]
   readonly newId: () => string
   /** One line per request, at its end. */
-  readonly logRequest: (
-    context: RequestContext,
-    request: { readonly method: string; readonly route: string; readonly status: number; readonly retryCount: number }
-  ) => void
+  readonly logRequest: (context: RequestContext, line: RequestLine) => void
   readonly logFault: (message: string, error: unknown) => void
+}
+
+export interface RequestLine {
+  readonly method: string
+  /** As it was registered. */
+  readonly route: string
+  readonly status: number
+  /** The client's own count of its tries, 0 at the first. */
+  readonly retryCount: number
 }
 
 export interface Gateway {
@@ -43,12 +69,20 @@ export interface Gateway {
   drain(ms: number): Promise<void>
 }
 
+/** Clients whose base URL lacks the /v1 find the same there. */
+const prefixes = ['/v1', '']
+const limitNames: Readonly<Record<string, LimitName>> = {
+  rate_limit_exceeded: 'requests',
+  token_limit_exceeded: 'tokens',
+  concurrency_limit_exceeded: 'concurrency'
+}
 const bodyBytesAtMost = 32 * 1024 * 1024
 
 /** The server, not yet listening. Throws when a route does not say which key it needs. */
 export async function createGateway(ports: AppPorts): Promise<Gateway> {
   const streams = createStreams()
   let draining = false
+  const metrics = createMetrics({ ...ports.state, version: ports.version, openStreams: () => streams.size })
   const app = Fastify({
     logger: false,
     bodyLimit: bodyBytesAtMost,
@@ -88,20 +122,47 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
     for (const method of [route.method].flat()) app.knownRoutes.push({ method, url: route.url })
   })
 
-  // 1. who asks for what, before a byte of the body is read
-  registerRequests(app, ports, () => draining)
+  // 1. who asks for what, before a byte of the body is read; whatever becomes of it, it ends with its line in the log
+  app.addHook('onRequest', (_request, _reply, done) => {
+    metrics.began()
+    done()
+  })
+  registerRequests(app, { newId: ports.newId, logRequest })
   registerErrors(app, ports.logFault)
-  registerAuth(app, { keys: ports.keyCache, auth: ports.auth, allowedHosts: ports.allowedHosts })
+  await registerCors(app, ports.corsOrigins)
+  registerChecks(app, () => draining)
+  registerAuth(app, { keys: ports.keyCache, auth: ports.auth, allowedHosts: ports.allowedHosts, corsOrigins: ports.corsOrigins })
   // 2. bodies stay bytes: Fastify's own parser would change what passes through
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
   // 3. the routes
-  registerChat(app, { dispatch: ports.dispatch, streams })
-  registerModels(app, { catalog: ports.catalog })
+  const calls = { dispatch: ports.dispatch, limits: ports.limits, streams, prefixes }
+  registerChat(app, calls)
+  registerCompletions(app, calls)
+  registerEmbeddings(app, calls)
+  registerResponses(app, { ...calls, newId: ports.newId })
+  registerModels(app, { catalog: ports.catalog, prefixes, canCarry: ports.dispatch.canCarry, unavailable: ports.unavailable })
   registerKeys(app, ports.keys)
   registerCosts(app, ports.costs)
+  registerPassthrough(app, {
+    ...ports.passthrough,
+    prefixes,
+    streams,
+    newId: ports.newId,
+    admit: async (request, { estimatedTokens }) => admit(ports.limits, request, request.context.caller as Caller, estimatedTokens)
+  })
+  registerMetrics(app, { metrics })
+  registerDocs(app, { version: ports.version, passthrough: [...ports.passthrough.paths] })
   registerHealth(app, { version: ports.version, isDraining: () => draining, pingDatabase: ports.pingDatabase })
   await app.ready()
+
+  function logRequest(context: RequestContext, line: RequestLine): void {
+    metrics.ended()
+    metrics.request(context, line)
+    const limit = limitNames[context.error?.code ?? '']
+    if (limit !== undefined) metrics.limited(limit)
+    ports.logRequest(context, line)
+  }
 
   async function drain(ms: number): Promise<void> {
     draining = true

@@ -1,8 +1,10 @@
 // What belongs to one request while it is here: its id, its caller, what came of it.
 
-import type { RunSummary } from '../routing/dispatch.ts'
+import type { FastifyReply } from 'fastify'
 import type { GatewayError } from '../routing/errors.ts'
+import type { RunSummary } from '../routing/ports.ts'
 import type { Caller } from '../routing/types.ts'
+import type { KeyRecord } from '../store/keys.ts'
 
 export interface RequestContext {
   /** UUIDv7; `x-request-id` of the answer. */
@@ -13,19 +15,34 @@ export interface RequestContext {
   caller: Caller | null
   error: GatewayError | null
   summary: RunSummary | null
-  /** Of a chat request: as asked. */
+  /** As asked; of a request that is passed on without one, its path. Null where no model is asked. */
   model: string | null
   stream: boolean
   bodyBytes: number
+  /** When its handler began, by the same clock; what lies between this and the first call is ours. Null = it never did. */
+  handledAt: number | null
+  /** W3C trace context, as it came; unchecked. */
+  traceparent: string | null
+  /** Of the key that was used; null with authentication off. */
+  key: KeyRecord | null
+  /** Headers that every answer of this request carries: limits, CORS. */
+  headers: Record<string, string>
 }
 
 /** The headers of every answer. `openai-processing-ms` is the time until now. */
 export function standardHeaders(context: RequestContext): Record<string, string> {
   return {
+    ...context.headers,
     'x-request-id': context.id,
     'openai-version': '2020-10-01',
     'openai-processing-ms': String(Math.round(performance.now() - context.startedAt))
   }
+}
+
+/** What plugins have set on an answer so far, such as CORS: a raw response knows nothing of it. */
+export function headersSoFar(reply: FastifyReply): Record<string, string> {
+  const set = Object.entries(reply.getHeaders()).filter(([, value]) => value !== undefined)
+  return Object.fromEntries(set.map(([name, value]) => [name, String(value)]))
 }
 
 declare module 'fastify' {

@@ -2,11 +2,12 @@
 
 import { GatewayError } from '../routing/errors.ts'
 import type { KeyKind } from '../routing/types.ts'
-import { insertKey, type KeyRecord } from '../store/keys.ts'
+import { insertKey, type KeyLimits, type KeyRecord, type KeyRules, noRules } from '../store/keys.ts'
 import type { Pool } from '../store/pool.ts'
 import { hashKey, newKey, prefixOf } from './keys.ts'
 
-export interface NewKeyRequest {
+/** Rules that are not given are those of a key that may use everything. */
+export interface NewKeyRequest extends Partial<KeyRules> {
   readonly kind: KeyKind
   readonly source: string
   readonly name: string
@@ -14,10 +15,15 @@ export interface NewKeyRequest {
 }
 
 const kinds: readonly KeyKind[] = ['admin', 'source', 'worker', 'metrics']
-const known = ['kind', 'source', 'name', 'expires_at']
+const rules = ['limits', 'models', 'providers', 'weight', 'trust_user_header'] as const
+const known = ['kind', 'source', 'name', ...rules, 'expires_at']
+const limitNames = ['requests_per_minute', 'tokens_per_minute', 'concurrent_requests']
+const patternsAtMost = 200
+const modelCharactersAtMost = 256
+const providerCharactersAtMost = 128
 
 /** Throws GatewayError `invalid_request` naming the field. Fields we do not know are refused: a limit that is not kept must not look kept. */
-export function readNewKey(body: Readonly<Record<string, unknown>>): NewKeyRequest {
+export function readNewKey(body: Readonly<Record<string, unknown>>): NewKeyRequest & KeyRules {
   const unknown = Object.keys(body).find(field => !known.includes(field))
   if (unknown !== undefined) throw wrong(unknown, `nothing: a key has ${known.join(', ')}`)
   const kind = (body.kind ?? 'source') as KeyKind
@@ -26,8 +32,10 @@ export function readNewKey(body: Readonly<Record<string, unknown>>): NewKeyReque
   if (typeof source !== 'string' || !/^[\w.@:+-]{1,128}$/.test(source))
     throw wrong('source', 'a name of 1 to 128 letters, digits or . _ - @ : +')
   const name = body.name ?? ''
-  if (typeof name !== 'string' || name.length > 200) throw wrong('name', 'a text of at most 200 characters')
-  return { kind, source, name, expiresAt: readExpiry(body.expires_at) }
+  // PostgreSQL keeps no NUL, and nobody could read the others.
+  if (typeof name !== 'string' || name.length > 200 || /[\x00-\x1f\x7f]/.test(name) || !name.isWellFormed())
+    throw wrong('name', 'a text of at most 200 characters, without control characters')
+  return { kind, source, name, ...readRules(body, kind), expiresAt: readExpiry(body.expires_at) }
 }
 
 /** Makes a key, stores its hash, and returns it: the only time it is ever seen. `given`: a key chosen by the operator. */
@@ -40,6 +48,57 @@ export async function createKey(
   const key = given ?? newKey()
   const record = await insertKey(pool, { ...request, id, prefix: prefixOf(key), hash: hashKey(key) })
   return record === null ? null : { key, record }
+}
+
+function readRules(body: Readonly<Record<string, unknown>>, kind: KeyKind): KeyRules {
+  if (kind !== 'source') {
+    // Nothing would keep them there.
+    const given = rules.find(rule => body[rule] !== undefined && body[rule] !== null)
+    if (given !== undefined) throw wrong(given, `nothing: it is for keys of kind source, and this one is of kind ${kind}`)
+    return noRules
+  }
+  const trustUserHeader = body.trust_user_header ?? noRules.trustUserHeader
+  if (typeof trustUserHeader !== 'boolean') throw wrong('trust_user_header', 'true or false')
+  const weight = body.weight ?? noRules.weight
+  if (typeof weight !== 'number' || !(weight >= 0.01 && weight <= 100)) throw wrong('weight', 'a number from 0.01 to 100')
+  return {
+    limits: readLimits(body.limits),
+    models: readPatterns('models', body.models, modelCharactersAtMost),
+    providers: readPatterns('providers', body.providers, providerCharactersAtMost),
+    weight,
+    trustUserHeader
+  }
+}
+
+function readLimits(value: unknown): KeyLimits {
+  if (value === undefined || value === null) return noRules.limits
+  if (typeof value !== 'object' || Array.isArray(value)) throw wrong('limits', `an object with any of ${limitNames.join(', ')}`)
+  const limits = value as Readonly<Record<string, unknown>>
+  const unknown = Object.keys(limits).find(name => !limitNames.includes(name))
+  if (unknown !== undefined) throw wrong(`limits.${unknown}`, `nothing: limits are ${limitNames.join(', ')}`)
+  return {
+    requestsPerMinute: readLimit(limits, 'requests_per_minute', 1_000_000_000),
+    tokensPerMinute: readLimit(limits, 'tokens_per_minute', 1_000_000_000_000),
+    concurrentRequests: readLimit(limits, 'concurrent_requests', 1_000_000)
+  }
+}
+
+function readLimit(limits: Readonly<Record<string, unknown>>, name: string, atMost: number): number | null {
+  const value = limits[name] ?? null
+  if (value === null) return null
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > atMost)
+    throw wrong(`limits.${name}`, `a whole number from 1 to ${atMost}`)
+  return value
+}
+
+function readPatterns(field: string, value: unknown, charactersAtMost: number): readonly string[] | null {
+  if (value === undefined || value === null) return null
+  const isPattern = (pattern: unknown): boolean =>
+    typeof pattern === 'string' && pattern.length <= charactersAtMost && /^[^\s\p{C}]+$/u.test(pattern)
+  // An empty list would be a key that may use nothing, more likely meant as one that may use all.
+  if (!Array.isArray(value) || value.length === 0 || value.length > patternsAtMost || !value.every(isPattern))
+    throw wrong(field, `1 to ${patternsAtMost} names of at most ${charactersAtMost} characters, in which * stands for any characters`)
+  return [...new Set(value as string[])]
 }
 
 function readExpiry(value: unknown): Date | null {

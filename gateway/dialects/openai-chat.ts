@@ -2,50 +2,59 @@
 
 import { GatewayError } from '../../routing/errors.ts'
 import { estimateTokens } from '../../routing/tokens.ts'
-import type { ChatRequest, Feature } from '../../routing/types.ts'
+import type { Feature, ModelRequest } from '../../routing/types.ts'
 import { type ReadBody, readBody } from '../body.ts'
+import { type Facts, isRecord, missing, optionalBoolean, optionalRecord, positiveInteger, wrong } from '../fields.ts'
+import { type Knobs, readCopies, readModel } from './model.ts'
+import { isResponsesShaped, readResponsesRequest } from './responses/request.ts'
 
-export interface Knobs {
-  readonly requestId: string
-  readonly localOnly: boolean
+export interface ReadChat {
+  readonly request: ModelRequest
+  /** Hints that a chat request has no place for, where it came in another form. */
+  readonly dropped: readonly string[]
 }
-
-type Facts = Readonly<Record<string, unknown>>
 
 /**
  * Reads a chat request. Throws GatewayError `invalid_request` naming the field that is wrong.
  * Only what routing needs is checked; what we do not know travels on untouched.
  */
-export function readChatRequest(bytes: Buffer, knobs: Knobs): ChatRequest {
+export function readChatRequest(bytes: Buffer, knobs: Knobs): ReadChat {
   const body = readBody(bytes)
+  if (!isResponsesShaped(body.facts)) return { request: readChatBody(body, knobs), dropped: [] }
+  // Some clients mix the two up, and mean what they would mean there.
+  const { chat, dropped } = readResponsesRequest(body.json())
+  // What a client of this endpoint wants to hear of usage, it says as here.
+  const { stream_options: _always, ...rest } = chat
+  const asked = isGiven(body.json().stream_options) ? { ...rest, stream_options: body.json().stream_options } : rest
+  return { request: readChatBody(readBody(Buffer.from(JSON.stringify(asked))), knobs), dropped }
+}
+
+/** The same of a body that was read already. */
+export function readChatBody(body: ReadBody, knobs: Knobs): ModelRequest {
   const { facts } = body
   const stream = optionalBoolean(facts, 'stream') ?? false
   const streamOptions = optionalRecord(facts, 'stream_options')
   const content = readMessages(facts.messages)
-  const tools = facts.tools === undefined || facts.tools === null ? 0 : sizeOf(facts.tools, 'tools')
+  const tools = ['tools', 'functions'].reduce((bytes, name) => bytes + (isGiven(facts[name]) ? sizeOf(facts[name], name) : 0), 0)
+  const copies = readCopies(facts)
+  const prompt = estimateTokens({ textBytes: content.textBytes + tools, messages: content.messages, pictures: content.pictures })
   return {
     id: knobs.requestId,
+    operation: 'chat',
     body,
     model: readModel(body),
     stream,
     includeUsage: stream && streamOptions?.include_usage === true,
     streamOptions,
     maxOutputTokens: positiveInteger(facts, 'max_completion_tokens') ?? positiveInteger(facts, 'max_tokens'),
-    needs: needsOf(facts, content.features),
-    prompt: estimateTokens({ textBytes: content.textBytes + tools, messages: content.messages, pictures: content.pictures }),
+    needs: needsOf(facts, copies, content.features),
+    choices: copies,
+    prompt,
+    longest: prompt,
+    input: null,
+    embedding: null,
     localOnly: knobs.localOnly
   }
-}
-
-function readModel(body: ReadBody): string {
-  const value = body.facts.model
-  if (value === undefined || value === null) throw missing('model', 'the name of a model; GET /v1/models lists them')
-  if (typeof value !== 'string' || value === '' || value.length > 256) throw wrong('model', 'a string of 1 to 256 characters', value)
-  // The latin1 view has other letters for everything but ASCII.
-  const model = /^[\x00-\x7f]*$/.test(value) ? value : String(body.json().model)
-  // No model has such a name, and the database could not keep it: one cost row like that would hold up all others.
-  if (/[\x00-\x1f\x7f]/.test(model) || !model.isWellFormed()) throw wrong('model', 'a name without control characters', value)
-  return model
 }
 
 interface Content {
@@ -100,13 +109,9 @@ function readPicture(value: unknown, param: string, content: Content): void {
 }
 
 /** What the answer's contract depends on. Hints are not among them. */
-function needsOf(facts: Facts, features: Set<Feature>): readonly Feature[] {
-  const count = facts.n
-  if (count !== undefined && count !== null) {
-    if (typeof count !== 'number' || !Number.isInteger(count) || count < 1 || count > 128)
-      throw wrong('n', 'an integer from 1 to 128', count)
-    if (count > 1) features.add('n')
-  }
+function needsOf(facts: Facts, copies: number, features: Set<Feature>): readonly Feature[] {
+  if (copies > 1) features.add('n')
+  if (Array.isArray(facts.functions) && facts.functions.length > 0) features.add('functions')
   if (optionalBoolean(facts, 'logprobs') === true) features.add('logprobs')
   const choice = facts.tool_choice
   const offersTools = Array.isArray(facts.tools) && facts.tools.length > 0
@@ -119,57 +124,12 @@ function needsOf(facts: Facts, features: Set<Feature>): readonly Feature[] {
   return [...features]
 }
 
-function positiveInteger(facts: Facts, name: string): number | null {
-  const value = facts[name]
-  if (value === undefined || value === null) return null
-  if (typeof value !== 'number' || !Number.isInteger(value) || value < 1) throw wrong(name, 'an integer above 0', value)
-  return value
-}
-
-function optionalBoolean(facts: Facts, name: string): boolean | null {
-  const value = facts[name]
-  if (value === undefined || value === null) return null
-  if (typeof value !== 'boolean') throw wrong(name, 'a boolean', value)
-  return value
-}
-
-function optionalRecord(facts: Facts, name: string): Record<string, unknown> | null {
-  const value = facts[name]
-  if (value === undefined || value === null) return null
-  if (!isRecord(value)) throw wrong(name, 'an object', value)
-  return value
+function isGiven(value: unknown): boolean {
+  return value !== undefined && value !== null
 }
 
 /** Bytes of a list as it was sent, near enough for an estimate. */
 function sizeOf(value: unknown, param: string): number {
   if (!Array.isArray(value)) throw wrong(param, 'a list', value)
   return JSON.stringify(value).length
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function missing(param: string, expected: string): GatewayError {
-  return new GatewayError('invalid_request', `Missing required parameter: "${param}", ${expected}.`, {
-    param,
-    publicCode: 'missing_required_parameter'
-  })
-}
-
-function wrong(param: string, expected: string, got: unknown): GatewayError {
-  const kind =
-    got === null
-      ? 'null'
-      : Array.isArray(got)
-        ? 'a list'
-        : typeof got === 'object'
-          ? 'an object'
-          : typeof got === 'string'
-            ? 'a string'
-            : String(got)
-  return new GatewayError('invalid_request', `Invalid value for "${param}": expected ${expected}, got ${kind}.`, {
-    param,
-    publicCode: 'invalid_value'
-  })
 }

@@ -18,6 +18,8 @@ export interface AuthPorts {
   readonly keys: KeyCache
   readonly auth: boolean
   readonly allowedHosts: readonly string[]
+  /** Web pages that may call. */
+  readonly corsOrigins: readonly string[]
 }
 
 const keyForm = /^[\x21-\x7e]{8,256}$/
@@ -34,7 +36,8 @@ export function registerAuth(app: FastifyInstance, ports: AuthPorts): void {
       if (requires === 'none' || !ports.auth) checkKeylessHost(request.headers.host ?? '', ports.allowedHosts)
       if (requires === 'none') return done()
       if (!ports.auth) {
-        request.context.caller = { keyId: null, source: 'local', kind: 'admin' }
+        checkOrigin(request, ports.corsOrigins)
+        request.context.caller = { keyId: null, source: 'local', subSource: null, kind: 'admin', models: null, providers: null }
         return done()
       }
       const found = ports.keys.find(credentialOf(request))
@@ -56,8 +59,7 @@ export function registerAuth(app: FastifyInstance, ports: AuthPorts): void {
 
 /** The one credential of a request, from whichever header. Throws when there is none, or two that differ. */
 function credentialOf(request: FastifyRequest): string {
-  const { authorization } = request.headers
-  const given = [bearer(authorization), single(request, 'x-api-key'), single(request, 'api-key')].filter(key => key !== null)
+  const given = credentialsIn(request.raw.rawHeaders)
   const [first] = given
   if (first === undefined) {
     throw new GatewayError('invalid_api_key', 'No API key was given. Send it as "Authorization: Bearer sk-llm-...".')
@@ -67,16 +69,36 @@ function credentialOf(request: FastifyRequest): string {
   return first
 }
 
-function bearer(header: string | undefined): string | null {
-  if (header === undefined) return null
+/** Of all lines that hold one: of two that are alike Node's own view keeps the first and forgets the other. */
+function credentialsIn(rawHeaders: readonly string[]): string[] {
+  const given: string[] = []
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at] as string
+    // Looked at by its length first: a request has many headers, and this runs for each.
+    if (name.length !== 13 && name.length !== 9 && name.length !== 7) continue
+    const value = rawHeaders[at + 1] as string
+    const kind = name.toLowerCase()
+    if (kind === 'authorization') given.push(bearer(value))
+    else if (kind === 'x-api-key' || kind === 'api-key') given.push(value)
+  }
+  return given
+}
+
+function bearer(header: string): string {
   const match = /^bearer +(\S+) *$/i.exec(header)
   if (match === null) throw new GatewayError('invalid_api_key', 'The Authorization header must be "Bearer <key>".')
   return match[1] as string
 }
 
-function single(request: FastifyRequest, name: string): string | null {
-  const value = request.headers[name]
-  return value === undefined ? null : String(value)
+/** With keys off, nothing else keeps a web page from using what this machine may use. Throws GatewayError `forbidden`. */
+function checkOrigin({ headers }: FastifyRequest, allowed: readonly string[]): void {
+  const { origin } = headers
+  if (origin === undefined || allowed.includes('*') || allowed.includes(origin.toLowerCase())) return
+  if (URL.parse(origin)?.host === headers.host?.toLowerCase()) return
+  throw new GatewayError(
+    'forbidden',
+    `Without keys, web pages of ${origin.slice(0, 100)} may not call. LLM_MCP_CORS_ORIGINS can allow them.`
+  )
 }
 
 function admit(request: FastifyRequest, record: KeyRecord | null, requires: readonly KeyKind[]): void {
@@ -86,7 +108,9 @@ function admit(request: FastifyRequest, record: KeyRecord | null, requires: read
       publicCode: 'insufficient_permissions'
     })
   }
-  request.context.caller = { keyId: record.id, source: record.source, kind: record.kind }
+  const { id, source, kind, models, providers } = record
+  request.context.key = record
+  request.context.caller = { keyId: id, source, subSource: null, kind, models, providers }
 }
 
 function unknownKey(): GatewayError {

@@ -1,9 +1,9 @@
 // The only place that makes error bodies. Every answer that is not a success has OpenAI's four keys.
 
-import type { IncomingMessage } from 'node:http'
-import type { FastifyError, FastifyInstance } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError, toGatewayError } from '../../routing/errors.ts'
 import { standardHeaders } from '../context.ts'
+import { closeUnread, drain, isUnread } from './unread.ts'
 
 export interface ErrorReply {
   readonly status: number
@@ -49,35 +49,33 @@ export function registerErrors(app: FastifyInstance, log: (message: string, erro
     if (error.code === 'internal_error') log('a request failed in a way nobody foresaw', thrown)
     request.context.error = error
     const answer = errorReply(error)
-    if (error.code === 'payload_too_large') {
+    if (error.code === 'payload_too_large' && request.context.caller !== null) {
       // Closed with its body unread, the client would see a broken pipe instead of the answer.
       reply.removeHeader('connection')
       drain(request.raw)
+    } else if (isUnread(request.raw)) {
+      closeUnread(request.raw, reply)
     }
     reply
       .code(answer.status)
       .headers({ ...standardHeaders(request.context), ...answer.headers })
       .send(answer.body)
   })
+  // Before the body is read, which is for nobody.
+  app.addHook('preParsing', (request, reply, _payload, done) => {
+    if (request.is404) done(notFound(app, request, reply))
+    else done()
+  })
   app.setNotFoundHandler((request, reply) => {
-    const allowed = methodsFor(app, request.url)
-    if (allowed.length === 0) throw new GatewayError('not_found', `Unknown request URL: ${request.method} ${pathOf(request.url)}.`)
-    reply.header('allow', allowed.join(', '))
-    throw new GatewayError('method_not_allowed', `${pathOf(request.url)} takes ${allowed.join(', ')}, not ${request.method}.`)
+    throw notFound(app, request, reply)
   })
 }
 
-// Twice the largest body: whoever sends more does not listen for an answer.
-const drainedBytesAtMost = 64 * 1024 * 1024
-
-/** Reads a body that nobody wants, up to a bound; the request's own time-out ends a slow one. */
-function drain(request: IncomingMessage): void {
-  let bytes = 0
-  request.on('data', (chunk: Buffer) => {
-    bytes += chunk.length
-    if (bytes > drainedBytesAtMost) request.destroy()
-  })
-  request.resume()
+function notFound(app: FastifyInstance, request: FastifyRequest, reply: FastifyReply): GatewayError {
+  const allowed = methodsFor(app, request.url)
+  if (allowed.length === 0) return new GatewayError('not_found', `Unknown request URL: ${request.method} ${pathOf(request.url)}.`)
+  reply.header('allow', allowed.join(', '))
+  return new GatewayError('method_not_allowed', `${pathOf(request.url)} takes ${allowed.join(', ')}, not ${request.method}.`)
 }
 
 /** Fastify's own refusals in our words. */

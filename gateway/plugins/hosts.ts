@@ -1,4 +1,4 @@
-// Host, target and header rules (facts: Fastify's defaults let duplicate hosts, absolute targets and thousands of headers pass).
+// Host, target and header rules (Fastify's defaults let duplicate hosts, absolute targets and thousands of headers pass).
 
 import type { IncomingMessage } from 'node:http'
 import { isIP } from 'node:net'

@@ -46,6 +46,12 @@ export interface KeyObject {
   readonly source: string
   readonly name: string
   readonly prefix: string
+  /** Only those that are set. */
+  readonly limits: Readonly<Record<string, number>> | null
+  readonly models: readonly string[] | null
+  readonly providers: readonly string[] | null
+  readonly weight: number
+  readonly trust_user_header: boolean
   readonly created_at: string
   readonly expires_at: string | null
   readonly revoked_at: string | null
@@ -60,8 +66,23 @@ export function keyObject(record: KeyRecord): KeyObject {
     source: record.source,
     name: record.name,
     prefix: record.prefix,
+    limits: limitsObject(record),
+    models: record.models,
+    providers: record.providers,
+    weight: record.weight,
+    trust_user_header: record.trustUserHeader,
     created_at: record.createdAt.toISOString(),
     expires_at: record.expiresAt?.toISOString() ?? null,
     revoked_at: record.revokedAt?.toISOString() ?? null
   }
+}
+
+function limitsObject({ limits }: KeyRecord): Record<string, number> | null {
+  const all = {
+    requests_per_minute: limits.requestsPerMinute,
+    tokens_per_minute: limits.tokensPerMinute,
+    concurrent_requests: limits.concurrentRequests
+  }
+  const set = Object.entries(all).filter((entry): entry is [string, number] => entry[1] !== null)
+  return set.length === 0 ? null : Object.fromEntries(set)
 }

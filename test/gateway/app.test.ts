@@ -7,8 +7,9 @@ import t, { type Test } from 'tap'
 import { createGateway, type Gateway } from '../../gateway/app.ts'
 import { createKeyCache } from '../../gateway/keys.ts'
 import { registerAuth } from '../../gateway/plugins/auth.ts'
-import type { Dispatch, Reply } from '../../routing/dispatch.ts'
+import type { Dispatch } from '../../routing/dispatch.ts'
 import { uuidv7 } from '../../routing/ids.ts'
+import type { Reply } from '../../routing/ports.ts'
 import { until } from '../support/wait.ts'
 
 const keyCache = createKeyCache({ find: async () => null, isListening: () => true, now: () => performance.now() })
@@ -21,6 +22,18 @@ async function listening(t: Test, dispatch: Dispatch): Promise<{ gateway: Gatewa
   const gateway = await createGateway({
     version: 'test',
     dispatch,
+    limits: { admit: () => ({ headers: () => ({}), settle() {} }), headersOf: () => ({}), close: async () => {} },
+    passthrough: {
+      provider: null,
+      paths: [],
+      localOnly: false,
+      ledger: null as never,
+      outbound: null as never,
+      target: () => null as never
+    },
+    state: { slots: () => [], breakers: () => [] },
+    corsOrigins: [],
+    unavailable: () => new Set(),
     catalog: () => {
       throw new Error('not asked for here')
     },
@@ -48,34 +61,48 @@ function ask(url: string): Promise<Response> {
   })
 }
 
+function dispatchBy(run: Dispatch['run']): Dispatch {
+  return { run, plan: () => ({ action: 'enqueue', feasible: [], rejected: [] }), canCarry: () => true }
+}
+
 /** Runs that send one token and then wait until they are cancelled or told to finish. */
 function waiting(): { dispatch: Dispatch; replies: Reply[] } {
   const replies: Reply[] = []
   return {
     replies,
-    dispatch: (_request, _caller, reply) => {
+    dispatch: dispatchBy((_request, _caller, reply) => {
       replies.push(reply)
       queueMicrotask(() => {
         const target = { id: 'a/b', model: 'b', upstream: { id: 'a', adapter: 'openai', device: null } }
-        reply.start({ target: target as never, reason: 'only_target', nanoUsd: null })
+        reply.start({ target: target as never, reason: 'only_target', nanoUsd: null, dropped: [] })
         reply.frames(Buffer.from('data: {"choices":[]}\n\n'))
       })
       return {
         resume() {},
         cancel(error) {
           if (error !== null) reply.fail(error)
-          reply.over({ outcome: 'aborted', error, target: null, attempts: 1, rejected: [], usage: null, nanoUsd: null, ttftMs: null })
+          reply.over({
+            outcome: 'aborted',
+            error,
+            target: null,
+            attempts: 1,
+            rejected: [],
+            usage: null,
+            nanoUsd: null,
+            ttftMs: null,
+            calls: []
+          })
         }
       }
-    }
+    })
   }
 }
 
-const idle: Dispatch = () => ({ resume() {}, cancel() {} })
+const idle = dispatchBy(() => ({ resume() {}, cancel() {} }))
 
 t.test('a route that does not say which key it needs stops the start', async t => {
   const app = Fastify()
-  registerAuth(app, { keys: keyCache, auth: true, allowedHosts: [] })
+  registerAuth(app, { keys: keyCache, auth: true, allowedHosts: [], corsOrigins: [] })
   t.throws(() => app.get('/undeclared', () => ''), /\/undeclared does not declare the key it needs/)
   t.doesNotThrow(() => app.get('/declared', { config: { requires: ['admin'] } }, () => ''))
 })

@@ -101,10 +101,20 @@ t.test('what is no JSON object is refused', async t => {
     '{"a":1}{}',
     "{'a':1}",
     '{"a":"\n"}',
-    '\ufeff{}',
+    '\ufeff',
+    '\ufeff\ufeff{}',
+    ' \ufeff{}',
     '{"a":01}'
   ]
   for (const text of texts) t.match(refusal(text), { code: 'invalid_request', status: 400 }, JSON.stringify(text))
+})
+
+t.test('a mark of UTF-8 before the object is passed over, and not passed on', async t => {
+  const body = read('\ufeff {"model":"a","x":"\ufeff"}')
+  t.equal(body.bytes.toString(), ' {"model":"a","x":"\ufeff"}')
+  t.same(body.json(), { model: 'a', x: '\ufeff' })
+  t.equal(body.with({ model: 'b' }).toString(), ' {"model":"b","x":"\ufeff"}')
+  t.equal(read('\ufeff{"a":1,"a":2}').bytes.toString(), '{"a":2}')
 })
 
 t.test('what is no UTF-8 is refused', async t => {

@@ -88,7 +88,20 @@ async function serve(t: Test): Promise<{ app: FastifyInstance; logged: unknown[]
   ])
   app.decorateRequest('context')
   app.addHook('onRequest', (request, _reply, done) => {
-    request.context = { id: 'r1', startedAt: 0, caller: null, error: null, summary: null, model: null, stream: false, bodyBytes: 0 }
+    request.context = {
+      id: 'r1',
+      startedAt: 0,
+      caller: null,
+      error: null,
+      summary: null,
+      model: null,
+      stream: false,
+      bodyBytes: 0,
+      handledAt: null,
+      traceparent: null,
+      key: null,
+      headers: {}
+    }
     done()
   })
   registerErrors(app, (_message, error) => logged.push(error))

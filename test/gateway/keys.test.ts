@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { createKeyCache, hashKey, type KeyCache, newKey, prefixOf } from '../../gateway/keys.ts'
 import { GatewayError } from '../../routing/errors.ts'
-import type { KeyRecord } from '../../store/keys.ts'
+import { type KeyRecord, noRules } from '../../store/keys.ts'
 
 function record(key: string, changes: Partial<KeyRecord> = {}): KeyRecord {
   return {
@@ -14,6 +14,7 @@ function record(key: string, changes: Partial<KeyRecord> = {}): KeyRecord {
     createdAt: new Date(0),
     expiresAt: null,
     revokedAt: null,
+    ...noRules,
     ...changes
   }
 }

@@ -2,15 +2,15 @@ import fc from 'fast-check'
 import t from 'tap'
 import { readChatRequest } from '../../gateway/dialects/openai-chat.ts'
 import { GatewayError } from '../../routing/errors.ts'
-import type { ChatRequest } from '../../routing/types.ts'
+import type { ModelRequest } from '../../routing/types.ts'
 
 type Json = Record<string, unknown>
 
 const hello = { model: 'm', messages: [{ role: 'user', content: 'hello' }] }
 const picture = { type: 'image_url', image_url: { url: 'data:image/png;base64,AAAA' } }
 
-function read(body: unknown, localOnly = false): ChatRequest {
-  return readChatRequest(Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)), { requestId: 'r1', localOnly })
+function read(body: unknown, localOnly = false): ModelRequest {
+  return readChatRequest(Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)), { requestId: 'r1', localOnly }).request
 }
 
 function refusal(body: unknown): GatewayError {
@@ -27,13 +27,18 @@ t.test('a plain request needs nothing special', async t => {
   const { body, ...request } = read(hello, true)
   t.same(request, {
     id: 'r1',
+    operation: 'chat',
     model: 'm',
     stream: false,
     includeUsage: false,
     streamOptions: null,
     maxOutputTokens: null,
     needs: [],
+    choices: 1,
     prompt: { low: 1, expected: 6 },
+    longest: { low: 1, expected: 6 },
+    input: null,
+    embedding: null,
     localOnly: true
   })
   t.equal(body.bytes.toString(), JSON.stringify(hello))
