@@ -47,7 +47,7 @@ function line(facts: BannerFacts): object {
 function page(facts: BannerFacts): string {
   const bold = (text: string): string => styleText('bold', text)
   const dim = (text: string): string => styleText('dim', text)
-  const key = facts.newAdminKey ?? (facts.auth ? '$LLM_MCP_KEY' : 'none')
+  const key = facts.newAdminKey ?? (facts.auth ? '$OPENAI_API_KEY' : 'none')
   const rows: [string, string][] = [
     ['API', `${facts.url}/v1`],
     ['Postgres', facts.database],

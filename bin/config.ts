@@ -7,37 +7,24 @@ import { parseEnv } from 'node:util'
 import type { Alias } from '../routing/catalog.ts'
 import type { TokenPrice, Upstream } from '../routing/types.ts'
 import type { CheckedDocument } from './config/document.ts'
-import { type EnvironmentSettings, readEnvironment } from './config/environment.ts'
+import { type EnvironmentSettings, type OwnSettings, readEnvironment } from './config/environment.ts'
 import type { Environment } from './config/expansion.ts'
 import { type DeviceLimits, type LimitsSource, readLimits } from './config/limits.ts'
-import { ConfigError } from './config/problems.ts'
+import { type PassthroughSettings, passthroughOf } from './config/passthrough.ts'
+import { ConfigError, shown } from './config/problems.ts'
 import { type ConfigFile, configSchema, type FileAlias, type FilePrice } from './config/schema.ts'
 import { type FoundUpstreams, findUpstreams, isReservedName, type LocalOllama } from './config/upstreams.ts'
+import { vectorSpacesOf } from './config/vector-spaces.ts'
 
 export type { DeviceLimits } from './config/limits.ts'
 export { ConfigError } from './config/problems.ts'
 export { configJsonSchema } from './config/schema.ts'
 export { type LocalOllama, localOllamaUpstream } from './config/upstreams.ts'
 
-export interface Settings {
-  readonly host: string
-  /** 0 = any free port. */
-  readonly port: number
-  /** False: 4000 is only our habit, and may move where it is taken. */
-  readonly portGiven: boolean
-  readonly databaseUrl: string | null
-  /** Absolute. */
-  readonly dataDir: string
+/** What the environment alone decides, and what is made of it and the file together. */
+export interface Settings extends OwnSettings {
   /** Absolute; null = none was found. */
   readonly configFile: string | null
-  readonly adminKey: string | null
-  /** False only on a loopback address. */
-  readonly auth: boolean
-  /** Lower case, without port; IPv6 in brackets, as in a Host header. Empty = not restricted. */
-  readonly allowedHosts: readonly string[]
-  readonly logLevel: string
-  /** Started by `npm start`, `npm run`. */
-  readonly underNpm: boolean
   readonly electricityUsdPerKwh: number
   readonly reasoningField: 'reasoning' | 'reasoning_content' | 'both'
   /** No request leaves the house, though `upstreams` still names who is rented. */
@@ -52,9 +39,13 @@ export interface Settings {
   readonly prices: ReadonlyMap<string, TokenPrice>
   /** What `auto` tries first. */
   readonly auto: readonly string[]
+  /** Models declared to make the same vectors: the space's name by `upstream/model` or by model. */
+  readonly vectorSpaces: ReadonlyMap<string, string>
+  /** How long the vectors of a declared space are, by its name. */
+  readonly vectorDimensions: ReadonlyMap<string, number>
+  readonly passthrough: PassthroughSettings
   /** By machine, `*` for all; slots and memory are in `upstreams` already, the rest is for who chooses models. */
   readonly deviceLimits: ReadonlyMap<string, DeviceLimits>
-  readonly deviceMaxConcurrency: number | null
   /** True when there is anything to send a request to, as far as the configuration can say. */
   readonly configured: boolean
 }
@@ -81,22 +72,16 @@ export async function loadSettings(
     deviceLimits,
     deviceMaxConcurrency
   })
-  const aliases = aliasesOf(file)
+  const aliases = aliasesOf(file, upstreams)
+  const spaces = vectorSpacesOf(file)
+  const passthrough = passthroughOf(file, upstreams)
   problems.push(...(file?.document.problems() ?? []))
   if (problems.length > 0) throw new ConfigError(problems)
 
-  const { host, port, portGiven, databaseUrl, dataDir, adminKey, auth, allowedHosts, logLevel, underNpm } = environment
+  // What is left out here lives on in `upstreams` and `deviceLimits`.
+  const { ollamaUrl, openai, openrouter, deviceLimitsFile, deviceLimitsJson, ...settled } = environment
   return {
-    host,
-    port,
-    portGiven,
-    databaseUrl,
-    dataDir,
-    adminKey,
-    auth,
-    allowedHosts,
-    logLevel,
-    underNpm,
+    ...settled,
     configFile: file?.path ?? null,
     electricityUsdPerKwh: environment.electricityUsdPerKwh ?? value?.policy?.electricity_usd_per_kwh ?? defaultUsdPerKwh,
     reasoningField: value?.policy?.reasoning_field ?? 'reasoning',
@@ -106,8 +91,9 @@ export async function loadSettings(
     aliases,
     prices: new Map(Object.entries(value?.prices ?? {}).map(([model, price]) => [model, tokenPrice(price)])),
     auto: value?.policy?.auto ?? [],
+    ...spaces,
+    passthrough,
     deviceLimits,
-    deviceMaxConcurrency,
     configured: upstreams.length > 0
   }
 }
@@ -209,13 +195,40 @@ async function readBytes(path: string, most: number): Promise<Buffer> {
   }
 }
 
-function aliasesOf(file: ReadFile | null): Map<string, Alias> {
+function aliasesOf(file: ReadFile | null, upstreams: readonly Upstream[]): Map<string, Alias> {
   const aliases = new Map<string, Alias>()
-  for (const [name, alias] of Object.entries(file?.value?.aliases ?? {})) {
-    if (isReservedName(name)) file?.document.complain(['aliases', name], 'auto, local, cloud and echo have a meaning of their own', 'key')
+  if (file === null) return aliases
+  for (const [name, alias] of Object.entries(file.value?.aliases ?? {})) {
+    if (isReservedName(name)) file.document.complain(['aliases', name], 'auto, local, cloud and echo have a meaning of their own', 'key')
     aliases.set(name, aliasOf(alias))
   }
+  for (const [name, { models }] of aliases) checkAlias({ name, models, aliases, upstreams }, file.document)
   return aliases
+}
+
+/** A request for an alias of nothing would end in a 503 that says nothing of the cause. */
+function checkAlias(
+  {
+    name,
+    models,
+    aliases,
+    upstreams
+  }: { name: string; models: Alias['models']; aliases: ReadonlyMap<string, Alias>; upstreams: readonly Upstream[] },
+  document: CheckedDocument
+): void {
+  models.forEach((entry, index) => {
+    const [model, path, at] =
+      typeof entry === 'string'
+        ? [entry, ['aliases', name, index], 'value' as const]
+        : [entry.model, ['aliases', name, 'weighted', entry.model], 'key' as const]
+    if (model !== name && aliases.has(model)) {
+      document.complain(path, `an alias names models, not other aliases; ${shown(model)} is an alias`, at)
+    }
+    // The model of the alias's own name: whether there is one can be known here only of lists in the file.
+    if (model === name && models.length === 1 && !upstreams.some(upstream => upstream.models?.includes(name))) {
+      document.complain(path, 'an alias that names only itself stands for nothing: name its models', at)
+    }
+  })
 }
 
 function aliasOf(alias: FileAlias): Alias {

@@ -23,7 +23,7 @@ export const demoTarget: Target = {
   contextTokens: null,
   maxOutputTokens: null,
   features: null,
-  chat: true,
+  operations: ['chat', 'complete'],
   loaded: true,
   price: { source: 'free', tokens: null },
   createdAt: 0

@@ -1,18 +1,36 @@
 // The log: one structured line per request at its end, without prompts and without secrets.
 
 import pino, { type Logger } from 'pino'
+import type { RequestLine } from '../gateway/app.ts'
 import type { RequestContext } from '../gateway/context.ts'
 
-/** Buffered: lines are written in batches, at the latest after 200 ms, and at `flush`. */
-export function createLog(level: string): { readonly log: Logger; flush(): void } {
-  const destination = pino.destination({ fd: 1, sync: false, minLength: 4_096 })
-  // A reader that closed its end (a pager, a pipe) is no reason to stop serving.
-  destination.on('error', () => {})
+// What a disk that is full, or a reader that is slow, may make us keep; newer lines are dropped beyond it.
+const waitingBytesAtMost = 16 * 1024 * 1024
+
+/**
+ * Buffered: lines are written in batches, at the latest after 200 ms, and at `flush`.
+ * A reader that closed its end (a pager, a terminal) is no reason to stop serving: from then on nothing is written.
+ */
+export function createLog(level: string, fd = 1): { readonly log: Logger; flush(): void } {
+  const destination = pino.destination({ fd, sync: false, minLength: 4_096, maxLength: waitingBytesAtMost })
   const timer = setInterval(() => destination.flush(), 200)
   timer.unref()
+  // The banner goes there by another way, and warnings of Node's do.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
+  let isRead = true
+  destination.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE' && error.code !== 'EIO') return
+    isRead = false
+    clearInterval(timer)
+    destination.destroy()
+  })
   const log = pino(
     { level, base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: label => ({ level: label }) } },
-    destination
+    {
+      write(line) {
+        if (isRead) destination.write(line)
+      }
+    }
   )
   return {
     log,
@@ -24,13 +42,6 @@ export function createLog(level: string): { readonly log: Logger; flush(): void 
       }
     }
   }
-}
-
-export interface RequestLine {
-  readonly method: string
-  readonly route: string
-  readonly status: number
-  readonly retryCount: number
 }
 
 /** Its names are those of the wire and the tables; times in ms, money in nano-dollars. */
@@ -61,7 +72,7 @@ export function logRequest(log: Logger, context: RequestContext, line: RequestLi
             nanoUsd: summary.nanoUsd ?? undefined
           }),
       error: error === null ? undefined : error.code,
-      errorMessage: error === null ? undefined : error.message
+      errorMessage: error === null ? undefined : error.logMessage
     },
     'request'
   )

@@ -8,6 +8,10 @@ export async function main(argv: readonly string[]): Promise<void> {
   const program = new Command('llm-mcp')
     .description('One OpenAI-shaped endpoint in front of every model you own and every model you rent.')
     .version((await import('./version.ts')).version)
+    .addHelpText(
+      'after',
+      '\nWith --json a command prints one JSON value on stdout. A failure is one line on stderr, with or without it, and exit code 1.'
+    )
     .exitOverride()
 
   program
@@ -32,6 +36,13 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--source <name>', 'who uses it: costs and limits are kept by source')
     .option('--name <text>', 'a note for yourself')
     .option('--expires-at <time>', 'when it ends, e.g. 2027-01-31T00:00:00Z')
+    .option('--requests-per-minute <number>', 'limit of its source')
+    .option('--tokens-per-minute <number>', 'limit of its source')
+    .option('--concurrent-requests <number>', 'limit of its source: how many may run at once')
+    .option('--model <pattern>', 'a model it may use, "*" stands for any characters; may be given several times', collect)
+    .option('--provider <pattern>', 'a provider it may use; may be given several times', collect)
+    .option('--weight <number>', 'its share when sources wait for a machine, 0.01 to 100 (default 1)')
+    .option('--trust-user-header', 'the key is used by many people, named by X-OpenWebUI-User-Id or the field "user"')
     .option('--json', 'print JSON')
     .action(async options => {
       await (await import('./commands/keys.ts')).createKeyCommand(options)
@@ -57,14 +68,42 @@ export async function main(argv: readonly string[]): Promise<void> {
     .command('schema')
     .description('print the JSON Schema of llm-mcp.yaml')
     .option('--write <file>', 'write it to a file')
+    .option('--json', 'it is JSON anyway; with --write, say in JSON where it went')
     .action(async options => {
       await (await import('./commands/config.ts')).schemaCommand(options)
     })
   config
     .command('check')
     .description('read the configuration and say what is wrong')
-    .action(async () => {
-      await (await import('./commands/config.ts')).checkCommand()
+    .option('--json', 'print JSON: {ok, problems}')
+    .action(async options => {
+      await (await import('./commands/config.ts')).checkCommand(options)
+    })
+
+  const models = program.command('models').description('models')
+  models
+    .command('list')
+    .description('every model this configuration reaches right now; no gateway needed')
+    .option('--json', 'print JSON, as GET /v1/models does')
+    .action(async options => {
+      await (await import('./commands/models.ts')).listModelsCommand(options)
+    })
+  program
+    .command('costs')
+    .description('what was spent, by provider and by source')
+    .option('--period <period>', 'day, week or month, counted in UTC', 'day')
+    .option('--source <name>', 'of one source only')
+    .option('--json', 'print JSON, as GET /v1/costs/summary does')
+    .action(async options => {
+      await (await import('./commands/costs.ts')).costsCommand(options)
+    })
+  program
+    .command('doctor')
+    .description('look at everything a request depends on; exit code 1 when something fails')
+    .option('--no-request', 'leave out the streamed request, which may cost a fraction of a cent')
+    .option('--json', 'print JSON: {ok, checks}')
+    .action(async options => {
+      await (await import('./commands/doctor.ts')).doctorCommand(options)
     })
 
   try {
@@ -74,4 +113,9 @@ export async function main(argv: readonly string[]): Promise<void> {
     console.error(error instanceof ConfigError ? error.message : `llm-mcp: ${error instanceof Error ? error.message : String(error)}`)
     process.exit(1)
   }
+}
+
+/** An option that may be given several times. */
+function collect(value: string, before: readonly string[] = []): readonly string[] {
+  return [...before, value]
 }

@@ -22,7 +22,7 @@ import {
 } from 'node:fs/promises'
 import { userInfo } from 'node:os'
 import { basename, dirname, join, relative, sep } from 'node:path'
-import { type Account, type Binaries, failure, hasCode, ignoreMissing, onWindows, run } from './postgres-process.ts'
+import { type Account, type Binaries, failure, hasCode, ignoreMissing, onWindows, run } from './postgres-tools.ts'
 
 /**
  * Undefined: the server runs as we do. For root, in this order:

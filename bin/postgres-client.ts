@@ -3,7 +3,7 @@
 import { Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
-import { hasCode } from './postgres-process.ts'
+import { hasCode } from './postgres-tools.ts'
 
 /** The database account, and the database: there is one of each. */
 export const user = 'postgres'

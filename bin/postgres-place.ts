@@ -5,7 +5,8 @@ import { chmod, mkdir, readdir, readFile, realpath, rename, stat, writeFile } fr
 import { dirname, join, resolve } from 'node:path'
 import { blockedAt, makeDirectory, serverAccount, sharedDirectory } from './postgres-binaries.ts'
 import { othersConnected, user } from './postgres-client.ts'
-import { type Account, failure, findPostmaster, ignoreMissing, stopServer } from './postgres-process.ts'
+import { findPostmaster, stopServer } from './postgres-process.ts'
+import { type Account, failure, ignoreMissing } from './postgres-tools.ts'
 
 export interface EmbeddedPostgresOptions {
   /** Made when missing. The cluster goes to `postgres` in it, unless the server's account cannot get there. */

@@ -1,39 +1,23 @@
-// The server process: starts it, tells it from strangers and zombies, stops it; and the lock that lets one launcher act at a time.
+// The server process: starts it, finds it, stops it.
 
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { randomUUID } from 'node:crypto'
-import { constants } from 'node:fs'
-import {
-  copyFile,
-  type FileHandle,
-  open,
-  readdir,
-  readFile,
-  readlink,
-  rename,
-  rm,
-  stat,
-  symlink,
-  truncate,
-  unlink,
-  writeFile
-} from 'node:fs/promises'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { readdir, readFile, readlink, rm } from 'node:fs/promises'
 import { createConnection, type NetConnectOpts } from 'node:net'
-import { basename, dirname, join } from 'node:path'
+import { basename, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-
-/** The account a server of root's runs as: PostgreSQL refuses to run as root. */
-export interface Account {
-  readonly uid: number
-  readonly gid: number
-  readonly name: string
-}
-
-export interface Binaries {
-  readonly postgres: string
-  readonly initdb: string
-  readonly pgCtl: string
-}
+import { identityOf, processStatus, signal } from './postgres-identity.ts'
+import { boundLog, openLog } from './postgres-log.ts'
+import {
+  type Account,
+  adviceFor,
+  type Binaries,
+  failure,
+  ignoreMissing,
+  lastWords,
+  onWindows,
+  run,
+  spawnOptions
+} from './postgres-tools.ts'
 
 export interface Server {
   readonly cluster: string
@@ -54,24 +38,6 @@ export interface Postmaster {
   readonly socketDir: string
   /** "starting", "ready" or "stopping"; empty while the pid file is being written. */
   readonly status: string
-}
-
-export interface Outcome {
-  /** Null when the tool could not be run or had to be killed; `output` says which. */
-  readonly code: number | null
-  readonly output: string
-}
-
-export const onWindows = process.platform === 'win32'
-
-/** One line for the operator: what was attempted, what came back, what to do. */
-export function failure(attempted: string, cameBack: string, advice = 'set DATABASE_URL to use a server of your own'): Error {
-  return new Error(
-    `embedded PostgreSQL: cannot ${attempted}: ${cameBack
-      .trim()
-      .replaceAll(/\s*\n\s*/g, ' | ')
-      .slice(-600)}; ${advice}`
-  )
 }
 
 /** The postmaster of this cluster, if its pid file names a live process that really is one: not a zombie, not a stranger with a reused pid. */
@@ -146,131 +112,6 @@ export async function stopServer(cluster: string, { pid }: Postmaster, pgCtl: st
       throw failure(`stop the server of ${cluster}`, 'it has not ended within 10 s', 'see postgres.log in the data directory')
     await delay(5)
   }
-}
-
-/** The server appends to the file it was given, so a log of more than 5 MB is emptied in place; what it said is kept once. */
-export async function boundLog(path: string): Promise<void> {
-  const info = await stat(path).catch(ignoreMissing)
-  if (info === undefined || info.size <= 5 * 1024 * 1024) return
-  await copyFile(path, `${path}.1`)
-  await truncate(path)
-}
-
-/**
- * Runs the task while this process alone holds the lock. The lock names its holder; a dead holder's lock is broken.
- * Should two ever hold it at once, PostgreSQL's own interlock and the rename of a finished cluster keep the data whole.
- */
-export async function underLock<T>(path: string, task: () => Promise<T>): Promise<T> {
-  const mine = `${process.pid} ${await identityOf(process.pid)} ${randomUUID()}`
-  const begunMs = performance.now()
-  while (!(await takeLock(path, mine))) {
-    await breakStaleLock(path)
-    // 75 s: longer than any holder may take (initdb 30 s, waiting for a predecessor 15 s, start 15 s, stop 10 s).
-    if (performance.now() - begunMs > 75_000)
-      throw failure(`lock ${path}`, 'another process has held it for 75 s', 'end that process, or set DATABASE_URL')
-    await delay(10)
-  }
-  try {
-    return await task()
-  } finally {
-    if ((await lockHolder(path)) === mine) await unlink(path).catch(() => {})
-  }
-}
-
-/** A symbolic link that leads nowhere: it appears together with its text, even on a full disk. On Windows it would need special rights. */
-async function takeLock(path: string, holder: string): Promise<boolean> {
-  try {
-    await (onWindows ? writeFile(path, holder, { flag: 'wx' }) : symlink(holder, path))
-    return true
-  } catch (error) {
-    if (hasCode(error, 'EEXIST')) return false
-    throw error
-  }
-}
-
-function lockHolder(path: string): Promise<string | undefined> {
-  return (onWindows ? readFile(path, 'utf8') : readlink(path)).catch(ignoreMissing)
-}
-
-async function breakStaleLock(path: string): Promise<void> {
-  const holder = await lockHolder(path)
-  if (holder === undefined) return
-  const [pid = '', identity] = holder.split(' ')
-  if ((await identityOf(Number.parseInt(pid, 10))) === identity) return
-  const aside = `${path}.${randomUUID()}`
-  await rename(path, aside).catch(ignoreMissing) // of several breakers one succeeds
-  const taken = await lockHolder(aside)
-  if (taken === undefined) return
-  if (taken !== holder) await takeLock(path, taken) // another had broken it and taken it since we looked: it gets it back
-  await unlink(aside)
-}
-
-/** What a spawned PostgreSQL tool gets: the account, and no environment of ours, which holds provider keys. */
-export function spawnOptions(account: Account | undefined) {
-  if (onWindows) return { windowsHide: true }
-  return {
-    cwd: '/',
-    // LC_ALL: on macOS a postmaster without a locale refuses to start. TZ: saves initdb the search for the local zone.
-    env: { LC_ALL: 'C', TZ: 'UTC', PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin' },
-    ...(account === undefined ? {} : { uid: account.uid, gid: account.gid })
-  }
-}
-
-/** Runs a tool to its end, at most `timeoutMs`. Never rejects. */
-export function run(
-  file: string,
-  args: readonly string[],
-  how: { readonly account: Account | undefined; readonly timeoutMs: number }
-): Promise<Outcome> {
-  return new Promise(resolve => {
-    let output = ''
-    const child = spawn(file, args, { ...spawnOptions(how.account), stdio: ['ignore', 'pipe', 'pipe'] })
-    const collect = (chunk: string) => {
-      output = (output + chunk).slice(-16_384)
-    }
-    child.stdout?.setEncoding('utf8').on('data', collect)
-    child.stderr?.setEncoding('utf8').on('data', collect)
-    const end = (code: number | null, lastLine = '') => {
-      clearTimeout(timer)
-      resolve({ code, output: output + lastLine })
-    }
-    const timer = setTimeout(() => {
-      child.kill('SIGKILL')
-      child.stdout?.destroy() // its own children may hold the pipes open
-      child.stderr?.destroy()
-      end(null, `\nkilled after ${how.timeoutMs} ms`)
-    }, how.timeoutMs)
-    child.once('error', error => end(null, `\n${error.message}`))
-    child.once('close', code => end(code))
-  })
-}
-
-/** The lines that say why, without the time and pid before them: the first complaint and what came last. */
-export function lastWords(output: string): string {
-  const lines = output
-    .split('\n')
-    .map(line => line.replace(/^[\d-]+ [\d:.]+ \S+ \[\d+\] /, '').trim())
-    .filter(line => line !== '' && !/is shut down|removing (contents|data)|^(Aborted|child process exited)/.test(line))
-  const cause = lines.findIndex(line => /\b(FATAL|PANIC|ERROR|error): /.test(line))
-  return lines.filter((_line, index) => index === cause || index >= lines.length - 2).join(' | ')
-}
-
-export function adviceFor(said: string): string {
-  if (said.includes('No space left on device')) return 'free disk space, or set DATABASE_URL'
-  if (/spawn .* (EACCES|EPERM)/.test(said))
-    return 'this process may not start them as that account (a container without that right?): start as a normal user, or set DATABASE_URL'
-  if (/ENOENT|shared libraries|GLIBC/.test(said)) return 'the binaries need glibc 2.27 or newer (not Alpine); elsewhere set DATABASE_URL'
-  if (/Read-only file system|Permission denied|EACCES|EPERM/.test(said))
-    return 'make the data directory writable for that account, or set DATABASE_URL'
-  return 'see postgres.log in the data directory, or set DATABASE_URL'
-}
-
-/** Root may have started it once in a user's directory; the user will want to go on without root. */
-async function openLog(path: string): Promise<FileHandle> {
-  const log = await open(path, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | (constants.O_NOFOLLOW ?? 0), 0o600)
-  const { uid, gid } = await stat(dirname(path))
-  if (process.getuid?.() === 0) await log.chown(uid, gid)
-  return log
 }
 
 /** In a process group of its own: Ctrl-C at a terminal is for the gateway, which still needs the database to finish its work. */
@@ -383,25 +224,6 @@ async function clearRemains(cluster: string, socketPath: string): Promise<void> 
   }
 }
 
-/** When the process began, in whatever form the system gives it; undefined when it is dead, and a zombie is dead. */
-export async function identityOf(pid: number): Promise<string | undefined> {
-  if (onWindows) {
-    try {
-      process.kill(pid, 0)
-      return 'alive'
-    } catch (error) {
-      return hasCode(error, 'EPERM') ? 'alive' : undefined
-    }
-  }
-  if (process.platform === 'linux') {
-    const text = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => '')
-    const [state, ...fields] = text.slice(text.lastIndexOf(')') + 2).split(' ') // the name before may hold anything
-    return state === 'Z' || state === 'X' ? undefined : fields[18]
-  }
-  const [state = '', ...started] = (await processStatus(pid, ['stat=', 'lstart='])).split(/\s+/)
-  return started.length === 0 || state.startsWith('Z') ? undefined : started.join('-')
-}
-
 async function isServerOf(cluster: string, { pid, port, status }: Postmaster): Promise<boolean> {
   if (onWindows) return status !== 'ready' || answers({ host: '127.0.0.1', port })
   if (process.platform !== 'linux') return `${await processStatus(pid, ['command='])} `.includes(`postgres -D ${cluster} `)
@@ -438,31 +260,4 @@ function answers(address: NetConnectOpts): Promise<boolean> {
       .once('timeout', () => end(false))
       .once('error', () => end(false))
   })
-}
-
-/** Whether the process could be signalled; 0 only asks. */
-function signal(pid: number, name: NodeJS.Signals | 0): boolean {
-  try {
-    process.kill(pid, name)
-    return true
-  } catch (error) {
-    return hasCode(error, 'EPERM')
-  }
-}
-
-function processStatus(pid: number, columns: readonly string[]): Promise<string> {
-  return new Promise(resolve => {
-    execFile('ps', [...columns.flatMap(column => ['-o', column]), '-p', String(pid)], { timeout: 2000 }, (_error, stdout) =>
-      resolve(stdout.trim())
-    )
-  })
-}
-
-export function hasCode(error: unknown, ...codes: readonly string[]): boolean {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string' && codes.includes(error.code)
-}
-
-/** For `.catch`: a file that is not there is no error. */
-export function ignoreMissing(error: unknown): undefined {
-  if (!hasCode(error, 'ENOENT', 'ENOTDIR')) throw error
 }

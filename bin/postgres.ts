@@ -10,26 +10,12 @@ import { dirname, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { blockedAt, packageDirectory, packageVersion, privateDirectory, removeTree, usableBinaries } from './postgres-binaries.ts'
 import { answers, type Connection, othersConnected, user } from './postgres-client.ts'
+import { identityOf } from './postgres-identity.ts'
+import { underLock } from './postgres-lock.ts'
+import { boundLog } from './postgres-log.ts'
 import { type EmbeddedPostgresOptions, lockOf, makeDataDir, type Site, survey, writeWhole } from './postgres-place.ts'
-import {
-  adviceFor,
-  type Binaries,
-  boundLog,
-  failure,
-  findPostmaster,
-  hasCode,
-  identityOf,
-  ignoreMissing,
-  lastWords,
-  onWindows,
-  type Postmaster,
-  run,
-  settled,
-  spawnOptions,
-  startServer,
-  stopServer,
-  underLock
-} from './postgres-process.ts'
+import { findPostmaster, type Postmaster, settled, startServer, stopServer } from './postgres-process.ts'
+import { adviceFor, type Binaries, failure, hasCode, ignoreMissing, lastWords, onWindows, run, spawnOptions } from './postgres-tools.ts'
 
 export type { Connection } from './postgres-client.ts'
 export type { EmbeddedPostgresOptions } from './postgres-place.ts'

@@ -1,14 +1,13 @@
 // llm-mcp serve: puts the whole together, in order, and takes it apart again.
 
 import { randomUUID } from 'node:crypto'
-import { writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { createBreakers } from '../adapters/shared/breakers.ts'
 import { loadAdapters } from '../adapters/shared/scan.ts'
 import { createGateway } from '../gateway/app.ts'
-import { createKeyCache, hashKey } from '../gateway/keys.ts'
+import { createKeyCache } from '../gateway/keys.ts'
 import { createKey } from '../gateway/new-key.ts'
 import { createJournal } from '../ledger/journal.ts'
 import { createLedger } from '../ledger/ledger.ts'
@@ -21,31 +20,36 @@ import { createDispatch } from '../routing/dispatch.ts'
 import { uuidv7 } from '../routing/ids.ts'
 import { createLoad } from '../routing/load.ts'
 import { createRetryBudget } from '../routing/retries.ts'
-import type { Upstream } from '../routing/types.ts'
-import { countRequests, insertCosts, summariseCosts } from '../store/costs.ts'
-import { knownModels, recordModels, upsertDevice } from '../store/devices.ts'
+import { unlistedTarget } from '../routing/targets.ts'
+import { insertCosts, readCosts } from '../store/costs.ts'
+import { knownModels, recordModels } from '../store/devices.ts'
 import { startHeartbeat } from '../store/heartbeat.ts'
-import { findKey, hasAdminKey, keysChannel, listKeys, revokeKey } from '../store/keys.ts'
+import { findKey, keysChannel, listKeys, revokeKey } from '../store/keys.ts'
 import { listen } from '../store/listen.ts'
-import type { Pool } from '../store/pool.ts'
 import { removeProcess, seenProcess, silentProcesses, sweepProcesses } from '../store/processes.ts'
 import { releaseProcessSlots } from '../store/slots.ts'
 import { banner } from './banner.ts'
-import { loadSettings, localOllamaUpstream, redactedSummary, type Settings } from './config.ts'
+import { loadSettings, redactedSummary, type Settings } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
 import { demoTarget } from './demo.ts'
+import { createDimensions } from './dimensions.ts'
+import { ensureAdminKey } from './first-key.ts'
+import { createClusterLimits } from './limits.ts'
+import { portError, urlOf } from './listening.ts'
 import { createLog, logRequest } from './log.ts'
 import { findNeighbours } from './neighbours.ts'
+import { deviceId, saveDevice, withOwnDevice } from './own-device.ts'
 import { makeDirectory } from './postgres-binaries.ts'
 import { onShutdown } from './shutdown.ts'
 import { createSlots } from './slots.ts'
+import type { Telemetry } from './telemetry.ts'
 import { version } from './version.ts'
 
 // Waiting for machines at the start; whoever is slower joins later.
 const firstLookMs = 300
 // One that was configured and never seen: its models would be unknown names until then.
 const firstLookNewMs = 1_500
-// Running answers may finish for so long after SIGTERM (product: running it).
+// Running answers may finish for so long after SIGTERM.
 const drainMs = 25_000
 // Journals of processes that died while we live are booked by us.
 const recoverEveryMs = 30_000
@@ -123,6 +127,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     aliases: settings.aliases,
     auto: settings.auto,
     prices: { configured: settings.prices, registered: registeredPrice },
+    vectorSpaces: settings.vectorSpaces,
     demo: demoTarget,
     saveDevice: upstream => saveDevice(pool, upstream),
     saveModels: (upstream, models) => recordModels(pool, deviceId(upstream), models, upstream.device?.numCtx !== null),
@@ -131,16 +136,19 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     onState: (upstream, error) =>
       error === null
         ? log.info({ upstream: upstream.id }, 'an upstream answers again')
-        : log.warn({ upstream: upstream.id, error: error.message }, 'an upstream does not answer')
+        : log.warn({ upstream: upstream.id, error: error.logMessage }, 'an upstream does not answer')
   })
   const [neighbours] = await Promise.all([findNeighbours(outbound, upstreams, firstLookMs), inventory.start(firstLookMs, firstLookNewMs)])
 
   // 4. the server
+  const telemetry = await telemetryOf(settings, warn)
   const breakers = createBreakers()
   const slots = createSlots(pool, identity.id, warn)
   const listener = listen(database.connection, [keysChannel], () => keyCache.clear())
   opened.push(listener.close)
   const keyCache = createKeyCache({ find: hash => findKey(pool, hash), isListening: listener.isHealthy, now })
+  const limits = createClusterLimits({ pool, processId: identity.id, now, log: warn })
+  opened.push(limits.close)
   const dispatch = createDispatch({
     catalog: inventory.catalog,
     adapters,
@@ -151,6 +159,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     now,
     newId,
     retries: createRetryBudget(now),
+    dimensions: await createDimensions(pool, settings.vectorDimensions, warn),
     localOnly: settings.localOnly,
     random: Math.random,
     onMissing: target => inventory.refresh(target.upstream.id)
@@ -158,11 +167,14 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   const gateway = await createGateway({
     version,
     dispatch,
+    limits,
     catalog: inventory.catalog,
+    unavailable: inventory.unavailable,
     keyCache,
     newId,
     auth: settings.auth,
     allowedHosts: settings.allowedHosts,
+    corsOrigins: settings.corsOrigins,
     keys: {
       create: async request => {
         const made = await createKey(pool, newId(), request)
@@ -173,15 +185,31 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
       revoke: id => revokeKey(pool, id)
     },
     costs: {
-      summary: async (period, source) => ({
-        requests: await countRequests(pool, period, source),
-        providers: await summariseCosts(pool, period, source)
-      })
+      summary: (period, source) => readCosts(pool, period, source)
+    },
+    passthrough: {
+      ...settings.passthrough,
+      localOnly: settings.localOnly,
+      ledger,
+      outbound,
+      target: (upstream, model) => unlistedTarget(inventory.catalog().source.prices, upstream, model)
+    },
+    state: {
+      slots: () =>
+        inventory
+          .catalog()
+          .source.upstreams.flatMap(({ id, device }) =>
+            device === null ? [] : [{ device: device.id, max: device.maxConcurrency, inUse: load.inFlight(id) }]
+          ),
+      breakers: () => inventory.catalog().source.targets.map(({ id }) => ({ target: id, open: breakers.isOpen(id) }))
     },
     pingDatabase: async () => {
       await pool.query('select 1')
     },
-    logRequest: (context, line) => logRequest(log, context, line),
+    logRequest(context, line) {
+      logRequest(log, context, line)
+      telemetry?.request(context, line)
+    },
     logFault: (message, error) => log.error({ err: error }, message)
   })
 
@@ -190,6 +218,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     await gateway.drain(drainMs)
     inventory.stop()
     slots.close()
+    await limits.close()
     await ledger.close()
     await heartbeat.stop()
     await listener.close()
@@ -197,6 +226,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     await releaseProcessSlots(pool, identity.id).catch(() => {})
     await removeProcess(pool, identity.id).catch(() => {})
     breakers.close()
+    await telemetry?.close()
     await outbound.close()
     await database.close()
     flush()
@@ -249,64 +279,9 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   )
 }
 
-/** The key of LLM_MCP_ADMIN_KEY, or one made now if there is none: only that one is returned, to be shown once. */
-async function ensureAdminKey(pool: Pool, settings: Settings, newId: () => string): Promise<string | null> {
-  const request = { kind: 'admin' as const, source: 'admin', expiresAt: null }
-  if (settings.adminKey !== null) {
-    const made = await createKey(pool, newId(), { ...request, name: 'LLM_MCP_ADMIN_KEY' }, settings.adminKey)
-    if (made === null && (await findKey(pool, hashKey(settings.adminKey)))?.kind !== 'admin') {
-      throw new Error('LLM_MCP_ADMIN_KEY is a key that was revoked, has expired, or is of another kind. Choose a new one.')
-    }
-    return null
-  }
-  if (!settings.auth || (await hasAdminKey(pool))) return null
-  const made = await createKey(pool, newId(), { ...request, name: 'made at the first start' })
-  if (made === null) return null
-  const note =
-    `llm-mcp ${version} first started here on ${made.record.createdAt.toISOString()}.\n` +
-    `The admin key that begins with ${made.record.prefix} was shown once, on its output. To make another:\n\n  npm run llm-mcp -- keys create --kind admin\n`
-  await writeFile(join(settings.dataDir, 'first-run.txt'), note, { mode: 0o600 })
-  return made.key
-}
-
-/**
- * This machine's own Ollama is another machine's on another gateway of the same database, so its device goes by this host's name.
- * `candidate`: nobody asked for it, it is used when it is there.
- */
-function withOwnDevice(settings: Settings): { upstreams: readonly Upstream[]; candidate: Upstream | null } {
-  const { localOllama, upstreams } = settings
-  if (localOllama === null) return { upstreams, candidate: null }
-  const { hostname: host } = new URL(localOllama.url)
-  const deviceName = /^(127\.|\[::1\]$|localhost$)/.test(host) ? hostname() : host
-  const named = (upstream: Upstream): Upstream =>
-    upstream.device === null ? upstream : { ...upstream, device: { ...upstream.device, id: deviceName } }
-  if (localOllama.explicit) {
-    return { upstreams: upstreams.map(upstream => (upstream.id === localOllama.id ? named(upstream) : upstream)), candidate: null }
-  }
-  const found = localOllamaUpstream(settings)
-  return { upstreams, candidate: found === null ? null : named(found) }
-}
-
-function saveDevice(pool: Pool, upstream: Upstream): Promise<void> {
-  const { device } = upstream
-  if (device === null) return Promise.resolve()
-  return upsertDevice(pool, { id: device.id, url: upstream.baseUrl, adapter: upstream.adapter, maxConcurrency: device.maxConcurrency })
-}
-
-function deviceId(upstream: Upstream): string {
-  return upstream.device?.id ?? upstream.id
-}
-
-function portError(error: unknown, { host, port }: Settings): Error {
-  const code = (error as NodeJS.ErrnoException).code
-  if (code === 'EADDRINUSE') return new Error(`Port ${port} on ${host} is taken by another program. Stop it, or set PORT to another one.`)
-  if (code === 'EACCES') return new Error(`Port ${port} needs rights that this user does not have. Set PORT to one above 1023.`)
-  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return new Error(`HOST=${host} is no address of this machine.`)
-  return error as Error
-}
-
-function urlOf(address: ReturnType<import('node:net').Server['address']>, host: string): string {
-  const port = typeof address === 'object' && address !== null ? address.port : 0
-  const shown = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host
-  return `http://${shown}:${port}`
+/** Traces, where somebody wants them: otherwise nothing of it is even loaded. */
+async function telemetryOf({ otlpEndpoint }: Settings, log: Ground['warn']): Promise<Telemetry | null> {
+  if (otlpEndpoint === null) return null
+  const { startTelemetry } = await import('./telemetry.ts')
+  return startTelemetry({ endpoint: otlpEndpoint, version, serviceName: 'llm-mcp', log })
 }

@@ -1,7 +1,7 @@
 // The slots of machines for the dispatcher: claims wait out a short outage of the database, releases never get lost.
 
-import type { Slots } from '../routing/dispatch.ts'
 import { GatewayError } from '../routing/errors.ts'
+import type { Slots } from '../routing/ports.ts'
 import { isConnectionError, type Pool } from '../store/pool.ts'
 import { claimSlot, releaseSlot } from '../store/slots.ts'
 
@@ -12,13 +12,20 @@ const pauseMs = 100
 /** `close` gives up on releases that wait; the process's own end frees its slots. */
 export function createSlots(pool: Pool, processId: string, log: (message: string, error: unknown) => void): Slots & { close(): void } {
   const timers = new Set<NodeJS.Timeout>()
+  // Places of ours on their way back, by machine.
+  const releases = new Map<string, Set<Promise<void>>>()
   let closed = false
 
   async function claim(deviceId: string, attemptId: string): Promise<boolean> {
     const until = performance.now() + claimWithinMs
     for (;;) {
+      // Looked at before: one that is done while we ask counts as well.
+      const leaving = [...(releases.get(deviceId) ?? [])]
       try {
-        return (await claimSlot(pool, { deviceId, processId, attemptId })) !== null
+        if ((await claimSlot(pool, { deviceId, processId, attemptId })) !== null) return true
+        // Our own last answer is over, and its place on the way back: a client that asks again at once must not find it taken.
+        if (leaving.length === 0 || performance.now() > until) return false
+        await Promise.race(leaving)
       } catch (error) {
         if (isTaken(error)) return true
         if (!isConnectionError(error) || performance.now() > until) {
@@ -33,13 +40,23 @@ export function createSlots(pool: Pool, processId: string, log: (message: string
   }
 
   function release(deviceId: string, attemptId: string, afterMs: number): void {
-    if (afterMs > 0) later(afterMs, () => release(deviceId, attemptId, 0))
-    else {
-      releaseSlot(pool, deviceId, attemptId).catch((error: unknown) => {
-        log('a place on a machine could not be given back yet', error)
-        later(1_000, () => release(deviceId, attemptId, 0))
-      })
+    const done = Promise.withResolvers<void>()
+    const ofDevice = releases.get(deviceId) ?? new Set()
+    releases.set(deviceId, ofDevice.add(done.promise))
+    const give = (): void => {
+      releaseSlot(pool, deviceId, attemptId).then(
+        () => {
+          ofDevice.delete(done.promise)
+          done.resolve()
+        },
+        (error: unknown) => {
+          log('a place on a machine could not be given back yet', error)
+          later(1_000, give)
+        }
+      )
     }
+    if (afterMs > 0) later(afterMs, give)
+    else give()
   }
 
   function later(ms: number, act: () => void): void {

@@ -13,15 +13,22 @@ interface Output {
   readonly json?: boolean
 }
 
-export async function createKeyCommand(
-  options: Output & { kind: string; source?: string; name?: string; expiresAt?: string }
-): Promise<void> {
-  const request = readNewKey({
-    kind: options.kind,
-    ...(options.source === undefined ? {} : { source: options.source }),
-    ...(options.name === undefined ? {} : { name: options.name }),
-    ...(options.expiresAt === undefined ? {} : { expires_at: options.expiresAt })
-  })
+interface CreateOptions extends Output {
+  readonly kind: string
+  readonly source?: string
+  readonly name?: string
+  readonly expiresAt?: string
+  readonly requestsPerMinute?: string
+  readonly tokensPerMinute?: string
+  readonly concurrentRequests?: string
+  readonly model?: readonly string[]
+  readonly provider?: readonly string[]
+  readonly weight?: string
+  readonly trustUserHeader?: boolean
+}
+
+export async function createKeyCommand(options: CreateOptions): Promise<void> {
+  const request = readNewKey(bodyOf(options))
   await withPool(async pool => {
     const made = await createKey(pool, uuidv7(Date.now()), request)
     if (made === null) throw new Error('The key could not be stored.')
@@ -30,6 +37,35 @@ export async function createKeyCommand(
       `${made.key}\n\nA key of kind ${made.record.kind} for ${made.record.source}. It is shown this once; revoke it with: npm run llm-mcp -- keys revoke ${made.record.id}`
     )
   })
+}
+
+/** The body that would be sent to POST /v1/keys for these options: what is wrong with them is said there. */
+function bodyOf(options: CreateOptions): Record<string, unknown> {
+  const limits = given({
+    requests_per_minute: numberOf(options.requestsPerMinute),
+    tokens_per_minute: numberOf(options.tokensPerMinute),
+    concurrent_requests: numberOf(options.concurrentRequests)
+  })
+  return given({
+    kind: options.kind,
+    source: options.source,
+    name: options.name,
+    expires_at: options.expiresAt,
+    limits: Object.keys(limits).length === 0 ? undefined : limits,
+    models: options.model,
+    providers: options.provider,
+    weight: numberOf(options.weight),
+    trust_user_header: options.trustUserHeader
+  })
+}
+
+/** Number('') would be 0. */
+function numberOf(text: string | undefined): number | undefined {
+  return text === undefined ? undefined : text.trim() === '' ? Number.NaN : Number(text)
+}
+
+function given(entries: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined))
 }
 
 export async function listKeysCommand({ json }: Output): Promise<void> {

@@ -8,26 +8,37 @@ import { shown } from './problems.ts'
 import { maxConcurrencyLimit, maxUsdPerKwh } from './schema.ts'
 import { isLoopback, isRentedHost, parseOllamaHost, parseUrl } from './urls.ts'
 
-export interface EnvironmentSettings {
+/** What only the environment can say: in the settings as it is here. */
+export interface OwnSettings {
   readonly host: string
+  /** 0 = any free port. */
   readonly port: number
-  readonly portGiven: boolean
   readonly databaseUrl: string | null
+  /** Absolute. */
   readonly dataDir: string
-  /** As written; null = llm-mcp.yaml, if there is one. */
-  readonly configFile: string | null
   readonly adminKey: string | null
+  /** False only on a loopback address. */
   readonly auth: boolean
+  /** Lower case, without port; IPv6 in brackets, as in a Host header. Empty = addresses and localhost only. */
   readonly allowedHosts: readonly string[]
   readonly logLevel: string
+  /** Origins of web pages that may call us, as browsers write them; `*` = any. */
+  readonly corsOrigins: readonly string[]
+  /** Where traces go; null = nowhere. */
+  readonly otlpEndpoint: string | null
   /** Started by `npm start`, `npm run`. */
   readonly underNpm: boolean
+  readonly deviceMaxConcurrency: number | null
+}
+
+export interface EnvironmentSettings extends OwnSettings {
+  /** As written; null = llm-mcp.yaml, if there is one. */
+  readonly configFile: string | null
   readonly electricityUsdPerKwh: number | null
   /** Null = Ollama's own default. */
   readonly ollamaUrl: string | null
   readonly openai: RentedSettings
   readonly openrouter: RentedSettings
-  readonly deviceMaxConcurrency: number | null
   readonly deviceLimitsJson: string | null
   readonly deviceLimitsFile: string | null
 }
@@ -52,12 +63,10 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
   refuseUnknown()
   refuseUnready()
   const host = readHost()
-  const port = text('PORT')
   const ollama = parseOllamaHost(environment.OLLAMA_HOST ?? '')
   return {
     host,
     port: number('PORT', { least: 0, most: 65_535, integer: true }) ?? 4000,
-    portGiven: port !== null,
     databaseUrl: readDatabaseUrl(),
     dataDir: resolve(cwd, text('LLM_MCP_DATA_DIR') ?? '.data'),
     configFile: text('LLM_MCP_CONFIG'),
@@ -65,6 +74,8 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     auth: readAuth(host),
     allowedHosts: readAllowedHosts(),
     logLevel: choice('LOG_LEVEL', logLevels) ?? 'info',
+    corsOrigins: readOrigins(),
+    otlpEndpoint: url('OTEL_EXPORTER_OTLP_ENDPOINT'),
     underNpm: environment.npm_lifecycle_event !== undefined,
     electricityUsdPerKwh: number('ELECTRICITY_USD_PER_KWH', { least: 0, most: maxUsdPerKwh, integer: false }),
     ollamaUrl: ollama === null ? null : checkedUrl('OLLAMA_HOST', ollama),
@@ -183,9 +194,23 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     return [...new Set(hosts)]
   }
 
+  /** As a browser's Origin header has them: scheme, host, port unless it is the usual one, no path. */
+  function readOrigins(): string[] {
+    const origins = (text('LLM_MCP_CORS_ORIGINS') ?? '')
+      .split(',')
+      .map(origin => origin.trim().replace(/\/$/, ''))
+      .filter(origin => origin !== '')
+    for (const origin of origins) {
+      if (origin === '*' || (URL.canParse(origin) && new URL(origin).origin === origin.toLowerCase())) continue
+      problems.push(
+        `LLM_MCP_CORS_ORIGINS must be origins such as https://chat.example.com, separated by commas, or *, got ${shown(origin)}`
+      )
+    }
+    return [...new Set(origins.map(origin => origin.toLowerCase()))]
+  }
+
   /** Settings of the pieces to come: silence would look like obedience. */
   function refuseUnready(): void {
-    if (text('LLM_MCP_CORS_ORIGINS') !== null) problems.push('LLM_MCP_CORS_ORIGINS does nothing in this version yet: unset it')
     const workers = text('WORKERS')
     if (workers !== null && workers !== '1') problems.push(`WORKERS can only be 1 in this version, got ${shown(workers)}`)
     const role = text('LLM_MCP_ROLE')

@@ -133,7 +133,7 @@ const machine = {
     max_concurrency: integer(
       1,
       maxConcurrencyLimit,
-      'Answers at the same time; the rest waits in the gateway. Default 2, and 1 without a GPU.'
+      'Answers at the same time; more are refused with a time to come back. Default 2, and 1 without a GPU.'
     ),
     watts: number(0, maxWatts, 'Drawn while it answers. Default 300 with a GPU, 65 without, 150 when nothing is known.'),
     vram_gb: number(0, 100_000, 'Memory of its GPUs; 0 = it has none.'),
@@ -222,6 +222,47 @@ const alias = {
   errorMessage: 'expected a list of model names, or {weighted: {model: weight}}'
 } as const
 
+const vectorSpace = {
+  type: 'object',
+  additionalProperties: false,
+  required: ['models'],
+  properties: {
+    models: {
+      type: 'array',
+      items: modelName,
+      minItems: 1,
+      uniqueItems: true,
+      description: 'Models whose vectors can be compared, by upstream/model or by model for every upstream.',
+      errorMessage: 'expected a list of model names'
+    },
+    dimensions: integer(1, 1_000_000, 'How long the vectors are; without it, as long as the first ones.')
+  },
+  description: 'Embedding models that are one: a request for one of them may go to another.',
+  errorMessage: 'expected a map with models and dimensions'
+} as const
+
+const passthrough = {
+  type: ['object', 'null'],
+  additionalProperties: false,
+  properties: {
+    provider: text('the name of a provider or machine', 'Who gets what we do not interpret. Default: the provider named openai.'),
+    paths: {
+      type: 'array',
+      items: {
+        type: 'string',
+        pattern: '^[a-z][a-z0-9_-]{0,62}$',
+        errorMessage: 'expected the first part of a path after /v1, such as audio'
+      },
+      maxItems: 50,
+      uniqueItems: true,
+      description: 'First parts of paths after /v1. Default audio, images, moderations. What a provider keeps is shared by all our keys.',
+      errorMessage: 'expected a list of first parts of paths'
+    }
+  },
+  description: 'Audio, images and the rest: passed on as they are, to one upstream.',
+  errorMessage: 'expected a map with provider and paths'
+} as const
+
 /** Sections may be empty: `machines:` with all its lines commented out. */
 export const configSchema = {
   $schema: 'http://json-schema.org/draft-07/schema#',
@@ -257,6 +298,14 @@ export const configSchema = {
       description: 'By provider/model, or by model for every provider.',
       errorMessage: 'expected a map of prices by model'
     },
+    vector_spaces: {
+      type: ['object', 'null'],
+      propertyNames: modelName,
+      additionalProperties: vectorSpace,
+      description: 'Embedding models under several names, by a name of your own.',
+      errorMessage: 'expected a map of vector spaces by name'
+    },
+    passthrough,
     policy: {
       type: ['object', 'null'],
       additionalProperties: false,
@@ -280,7 +329,7 @@ export const configSchema = {
       errorMessage: 'expected a map of policies'
     }
   },
-  errorMessage: 'expected a map with providers, machines, aliases, prices, policy'
+  errorMessage: 'expected a map with providers, machines, aliases, prices, vector_spaces, passthrough, policy'
 } as const
 
 export const deviceLimitsSchema = {
