@@ -33,5 +33,6 @@ const answer = await client.chat.completions.create({
   }
 })
 
+// The demo model keeps to no schema; this needs a real one.
 const person = JSON.parse(answer.choices[0]?.message.content ?? '') as Person
 console.log(person)

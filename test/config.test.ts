@@ -36,7 +36,6 @@ t.test('with nothing set, every setting has its default', async t => {
   t.same(await loadSettings({ env: {}, cwd }), {
     host: '127.0.0.1',
     port: 4000,
-    portGiven: false,
     databaseUrl: null,
     dataDir: join(cwd, '.data'),
     configFile: null,
@@ -44,6 +43,8 @@ t.test('with nothing set, every setting has its default', async t => {
     auth: true,
     allowedHosts: [],
     logLevel: 'info',
+    corsOrigins: [],
+    otlpEndpoint: null,
     underNpm: false,
     electricityUsdPerKwh: 0.25,
     reasoningField: 'reasoning',
@@ -53,6 +54,9 @@ t.test('with nothing set, every setting has its default', async t => {
     aliases: new Map(),
     prices: new Map(),
     auto: [],
+    vectorSpaces: new Map(),
+    vectorDimensions: new Map(),
+    passthrough: { provider: null, paths: ['audio', 'images', 'moderations'] },
     deviceLimits: new Map(),
     deviceMaxConcurrency: null,
     configured: false
@@ -62,9 +66,9 @@ t.test('with nothing set, every setting has its default', async t => {
 t.test('a good variable becomes its setting', async t => {
   const cwd = t.testdir({})
   const cases: readonly [env: Variables, expected: Partial<Settings>][] = [
-    [{ PORT: '0' }, { port: 0, portGiven: true }],
-    [{ PORT: ' 65535 ' }, { port: 65535, portGiven: true }],
-    [{ PORT: '' }, { port: 4000, portGiven: false }],
+    [{ PORT: '0' }, { port: 0 }],
+    [{ PORT: ' 65535 ' }, { port: 65535 }],
+    [{ PORT: '' }, { port: 4000 }],
     [{ HOST: '0.0.0.0' }, { host: '0.0.0.0', auth: true }],
     [{ HOST: '[::1]' }, { host: '::1' }],
     [{ HOST: 'gateway.home' }, { host: 'gateway.home' }],
@@ -545,7 +549,7 @@ t.test('what is wrong in the file is said with line, column, place and what was 
       ':1:11 policy.zzzzzzzz: unknown key, expected one of order, reasoning_field, local_only, electricity_usd_per_kwh, auto'
     ],
     ['providers:\n  openai:\n    base_url: 7\n', ':3:15 providers.openai.base_url: expected a URL, got 7'],
-    ['- a', ':1:1 expected a map with providers, machines, aliases, prices, policy, got a list'],
+    ['- a', ':1:1 expected a map with providers, machines, aliases, prices, vector_spaces, passthrough, policy, got a list'],
     ['machines: x', ':1:11 machines: expected a map of machines by name, got "x"'],
     ['machines:\n  rtx:\n', ':2:7 machines.rtx: expected a map with url, …, got nothing'],
     ['machines:\n  rtx: {}\n', ':2:3 machines.rtx: url is missing, expected a URL'],
@@ -703,6 +707,33 @@ t.test('a file of aliases alone is refused at once', async t => {
   t.ok(user < 10_000_000, `took ${user} us`)
 })
 
+t.test('an alias names models, not other aliases; its own name in it is the model of that name', async t => {
+  const another = (name: string) => `an alias names models, not other aliases; "${name}" is an alias`
+  const itself = 'an alias that names only itself stands for nothing: name its models'
+  const cases: readonly [yaml: string, problems: readonly string[]][] = [
+    ['aliases: { a: [b], b: [x] }', [`:1:16 aliases.a.0: ${another('b')}`]],
+    ['aliases:\n  b: [x]\n  a: [x, b]\n', [`:3:10 aliases.a.1: ${another('b')}`]],
+    ['aliases: { a: { weighted: { x: 1, b: 2 } }, b: [x] }', [`:1:35 aliases.a.weighted.b: ${another('b')}`]],
+    ['aliases: { a: [b], b: [a] }', [`:1:16 aliases.a.0: ${another('b')}`, `:1:24 aliases.b.0: ${another('a')}`]],
+    ['aliases: { a: [a] }', [`:1:16 aliases.a.0: ${itself}`]],
+    ['aliases: { a: { weighted: { a: 1 } } }', [`:1:29 aliases.a.weighted.a: ${itself}`]]
+  ]
+  for (const [yaml, problems] of cases)
+    t.same(
+      (await problemsOf(load(t, yaml))).split('\n'),
+      problems.map(problem => `llm-mcp.yaml${problem}`)
+    )
+  for (const yaml of [
+    'aliases: { a: [a, b] }',
+    'aliases: { a: { weighted: { a: 1, b: 2 } } }',
+    'aliases: { a: [b], c: [b] }',
+    'aliases: { a: [rtx/a] }',
+    'machines: { rtx: { url: "http://rtx", models: [a] } }\naliases: { a: [a] }',
+    'aliases: { constructor: [toString] }'
+  ])
+    t.ok((await load(t, yaml)).aliases.size > 0, yaml)
+})
+
 t.test('files that are no configuration are refused before they are parsed', async t => {
   const cwd = t.testdir({})
   const path = join(cwd, 'llm-mcp.yaml')
@@ -848,6 +879,7 @@ t.test('.env.example holds every setting, each with a value that is accepted', a
     'LLM_MCP_ALLOWED_HOSTS',
     'LLM_MCP_AUTH',
     'LLM_MCP_CONFIG',
+    'LLM_MCP_CORS_ORIGINS',
     'LLM_MCP_DATA_DIR',
     'LOG_LEVEL',
     'OLLAMA_HOST',
@@ -855,6 +887,7 @@ t.test('.env.example holds every setting, each with a value that is accepted', a
     'OPENAI_UPSTREAM_URL',
     'OPENROUTER_API_KEY',
     'OPENROUTER_UPSTREAM_URL',
+    'OTEL_EXPORTER_OTLP_ENDPOINT',
     'PORT'
   ])
   // Empty on purpose, and refused when it is; the files need to be there.
@@ -874,9 +907,55 @@ t.test('settings of pieces to come are refused, not obeyed in silence', async t 
   await t.rejects(loadSettings({ env: { LLM_MCP_ROLE: 'worker' }, cwd }), {
     message: /LLM_MCP_ROLE can only be "all" in this version, got "worker"/
   })
-  await t.rejects(loadSettings({ env: { LLM_MCP_CORS_ORIGINS: 'https://a' }, cwd }), {
-    message: /LLM_MCP_CORS_ORIGINS does nothing in this version yet/
+})
+
+t.test('origins are as browsers write them', async t => {
+  const cwd = t.testdir({})
+  const origins = async (text: string) => (await loadSettings({ env: { LLM_MCP_CORS_ORIGINS: text }, cwd })).corsOrigins
+  t.same(await origins(' https://Chat.example.com/, http://localhost:3000 ,'), ['https://chat.example.com', 'http://localhost:3000'])
+  t.same(await origins('*'), ['*'])
+  for (const wrong of ['chat.example.com', 'https://a/path', 'https://a:443', '*.example.com', 'null'])
+    await t.rejects(origins(wrong), { message: /^LLM_MCP_CORS_ORIGINS must be origins such as/ }, wrong)
+})
+
+t.test('models are declared to be one vector space, each in one only', async t => {
+  const load = (file: object) =>
+    loadSettings({ env: { OPENAI_API_KEY: 'sk-0123456789' }, cwd: t.testdir({ 'llm-mcp.yaml': JSON.stringify(file) }) })
+  const { vectorSpaces, vectorDimensions } = await load({
+    vector_spaces: { nomic: { models: ['nomic-embed-text:latest', 'openai/nomic'], dimensions: 768 }, bge: { models: ['bge-m3'] } }
   })
+  t.same(
+    [...vectorSpaces],
+    [
+      ['nomic-embed-text', 'nomic'],
+      ['openai/nomic', 'nomic'],
+      ['bge-m3', 'bge']
+    ]
+  )
+  t.same([...vectorDimensions], [['nomic', 768]])
+  await t.rejects(load({ vector_spaces: { a: { models: ['x'] }, b: { models: ['x:latest'] } } }), {
+    message: /vector_spaces\.b\.models: "x:latest" is in the space "a" already/
+  })
+  await t.rejects(load({ vector_spaces: { a: { dimensions: 5 } } }), { message: /vector_spaces\.a/ })
+})
+
+t.test('what is not interpreted goes to the provider named openai, or another that is named', async t => {
+  const env = { OPENAI_API_KEY: 'sk-0123456789' }
+  const load = (file: object) => loadSettings({ env, cwd: t.testdir({ 'llm-mcp.yaml': JSON.stringify(file) }) })
+  t.match((await load({})).passthrough, { provider: { id: 'openai' }, paths: ['audio', 'images', 'moderations'] })
+  const machines = { whisper: { url: 'http://10.0.0.9:8000/v1', type: 'openai' }, box: { url: 'http://10.0.0.8:11434' } }
+  t.match((await load({ machines, passthrough: { provider: 'whisper', paths: ['audio'] } })).passthrough, {
+    provider: { id: 'whisper' },
+    paths: ['audio']
+  })
+  const groq = { base_url: 'https://api.groq.com/openai/v1', api_key: '$'.concat('{GROQ_API_KEY:-}') }
+  t.match((await load({ providers: { groq }, passthrough: { provider: 'groq' } })).passthrough, { provider: null }, 'left out with its key')
+  await t.rejects(load({ machines, passthrough: { provider: 'wisper' } }), { message: /passthrough\.provider: .*did you mean "whisper"/ })
+  await t.rejects(load({ machines, passthrough: { provider: 'box' } }), {
+    message: /passthrough\.provider: a server that speaks OpenAI is needed/
+  })
+  for (const path of ['chat', 'keys', 'metrics', 'v1'])
+    await t.rejects(load({ passthrough: { paths: [path] } }), { message: /passthrough\.paths/ }, path)
 })
 
 t.test('a file .env adds what the environment does not say', async t => {

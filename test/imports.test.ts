@@ -25,6 +25,18 @@ const aroundTheRooms = ['bench', 'docs', 'examples', 'node_modules', 'test']
 /** Where each outside package may be imported. */
 const owners: Readonly<Record<string, readonly string[]>> = {
   fastify: ['gateway/'],
+  '@fastify/cors': ['gateway/plugins/'],
+  '@fastify/http-proxy': ['gateway/passthrough/'],
+  '@fastify/swagger': ['gateway/plugins/docs.ts'],
+  '@fastify/swagger-ui': ['gateway/plugins/docs.ts'],
+  'rate-limiter-flexible': ['gateway/limits/'],
+  'prom-client': ['gateway/metrics.ts'],
+  'gpt-tokenizer': ['gateway/token-text.ts'],
+  openai: ['bin/commands/doctor'],
+  '@opentelemetry/api': ['bin/telemetry'],
+  '@opentelemetry/exporter-trace-otlp-http': ['bin/telemetry'],
+  '@opentelemetry/resources': ['bin/telemetry'],
+  '@opentelemetry/sdk-trace': ['bin/telemetry'],
   pg: ['store/', 'bin/postgres'],
   undici: ['outbound/'],
   opossum: ['adapters/'],

@@ -117,7 +117,7 @@ t.test('unknown paths and wrong methods', async t => {
 
 t.test('features that no target honours are named, hints are not in the way', async t => {
   const demo = { model: 'echo', messages }
-  await refused(t, await post(JSON.stringify({ ...demo, n: 2 })), 400, { code: 'unsupported_parameter', param: 'n' })
+  await refused(t, await post(JSON.stringify({ ...demo, logprobs: true })), 400, { code: 'unsupported_parameter', param: 'logprobs' })
   await refused(t, await post(JSON.stringify({ ...demo, response_format: { type: 'json_schema', json_schema: { name: 'x' } } })), 400, {
     param: 'response_format'
   })

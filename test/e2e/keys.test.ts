@@ -1,6 +1,10 @@
 // Keys: who may call what, in which header, and how fast a revoked one stops.
 
+import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { createDatabase } from '../support/cluster.ts'
 import { adminKey, startGateway } from '../support/gateway.ts'
@@ -136,7 +140,11 @@ t.test('what a key may not be asked is said', async t => {
     [{ kind: 'root', source: 'x' }, 'kind'],
     [{ kind: 'source' }, 'source'],
     [{ kind: 'source', source: 'a b' }, 'source'],
-    [{ kind: 'source', source: 'x', limits: {} }, 'limits'],
+    [{ kind: 'source', source: 'x', limits: { requests_per_day: 5 } }, 'limits.requests_per_day'],
+    [{ kind: 'source', source: 'x', limits: { requests_per_minute: 0 } }, 'limits.requests_per_minute'],
+    [{ kind: 'admin', limits: { requests_per_minute: 5 } }, 'limits'],
+    [{ kind: 'source', source: 'x', models: [] }, 'models'],
+    [{ kind: 'source', source: 'x', weight: 0 }, 'weight'],
     [{ kind: 'source', source: 'x', expires_at: '2001-01-01' }, 'expires_at'],
     [{ kind: 'source', source: 'x', name: 7 }, 'name']
   ]
@@ -149,6 +157,56 @@ t.test('what a key may not be asked is said', async t => {
   t.equal((await one.fetch('/v1/keys/nope', { method: 'DELETE' })).status, 404)
   t.equal((await one.fetch("/v1/keys/' or 1=1 --", { method: 'DELETE' })).status, 404)
 })
+
+t.test('what a key may use is shown with it, and the command line makes the same key', async t => {
+  const asked = {
+    limits: { requests_per_minute: 60, tokens_per_minute: 100_000, concurrent_requests: 4 },
+    models: ['echo', 'qwen3:*'],
+    providers: ['echo', 'home'],
+    weight: 2.5,
+    trust_user_header: true
+  }
+  const made = (await (await one.fetch('/v1/keys', { json: { kind: 'source', source: 'team', ...asked } })).json()) as Created
+  t.match(made, asked)
+  const { stdout } = await llmMcp([
+    ...['keys', 'create', '--json', '--source', 'team', '--requests-per-minute', '60', '--tokens-per-minute', '100000'],
+    ...['--concurrent-requests', '4', '--model', 'echo', '--model', 'qwen3:*', '--provider', 'echo', '--provider', 'home'],
+    ...['--weight', '2.5', '--trust-user-header']
+  ])
+  const printed = JSON.parse(stdout) as Created
+  const listed = (await (await one.fetch('/v1/keys?limit=2')).json()) as { data: Created[] }
+  t.strictSame(
+    listed.data.map(({ id }) => id),
+    [printed.id, made.id]
+  )
+  for (const shown of [printed, ...listed.data]) t.match(shown, { kind: 'source', source: 'team', ...asked })
+  const plain = (await (await one.fetch('/v1/keys', { json: { kind: 'source', source: 'team', limits: {} } })).json()) as Created
+  t.match(plain, { limits: null, models: null, providers: null, weight: 1, trust_user_header: false })
+  for (const [option, value] of [
+    ['--requests-per-minute', 'many'],
+    ['--weight', ''],
+    ['--concurrent-requests', '0']
+  ] as const) {
+    const { code, stderr } = await llmMcp(['keys', 'create', '--source', 'team', option, value])
+    t.equal(code, 1, option)
+    t.match(stderr, /^llm-mcp: Invalid value for "/)
+  }
+})
+
+/** Runs the command line on the database of this file. */
+async function llmMcp(argv: readonly string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const child = spawn(process.execPath, [fileURLToPath(new URL('../../bin/llm-mcp.js', import.meta.url)), ...argv], {
+    cwd: two.folder,
+    env: { PATH: process.env.PATH, HOME: two.folder, DATABASE_URL: database.url },
+    stdio: ['ignore', 'pipe', 'pipe']
+  })
+  const [[code], stdout, stderr] = await Promise.all([
+    once(child, 'close') as Promise<[number | null]>,
+    text(child.stdout),
+    text(child.stderr)
+  ])
+  return { code, stdout, stderr }
+}
 
 t.test('lists come in pages', async t => {
   const seen: string[] = []

@@ -127,7 +127,7 @@ t.test('a compatible server on a machine of ours has slots and electricity too',
     'its cost',
     async () => (await database.pool.query(`select * from llm_costs where device_id = 'studio' and outcome = 'ok'`)).rows[0]
   )
-  t.match(row, { provider: 'openai', price_source: 'electricity', estimated: false })
+  t.match(row, { provider: 'studio', price_source: 'electricity', estimated: false })
 })
 
 t.test('the context is chosen by memory, pinned, and the same for every gateway', async t => {

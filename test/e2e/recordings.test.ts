@@ -1,52 +1,19 @@
 // Recorded traffic of the real providers, served by a fake one through the real gateway to the real client.
 // The recordings are not part of this repository; without them these tests are skipped by name.
 
-import { existsSync, readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import type OpenAI from 'openai'
 import t from 'tap'
 import { createDatabase } from '../support/cluster.ts'
 import { startGateway } from '../support/gateway.ts'
-import { type Behaviour, startCompatible, startOllama } from '../support/upstream.ts'
+import { recorded, replay, skipWithoutRecordings, textOf } from '../support/recordings.ts'
+import { startCompatible, startOllama } from '../support/upstream.ts'
+import { base64Of, floatsOf, isSame } from '../support/vectors.ts'
 
-const folder = fileURLToPath(new URL('../../../shared/data/recordings/', import.meta.url))
-const skip = existsSync(folder) ? false : 'the recordings of ../shared/data/recordings are not here'
+const chat = /chat(\/completions)?$/
 
-interface Interaction {
-  readonly request: { readonly method: string; readonly uri: string; readonly body: Record<string, unknown> }
-  readonly response: { readonly status: number; readonly headers: Record<string, string | string[]>; readonly body: unknown }
-}
-
-function recorded(name: string): Interaction[] {
-  const { interactions } = JSON.parse(readFileSync(`${folder}${name}.json`, 'utf8')) as { interactions: Interaction[] }
-  return interactions.filter(({ request }) => /chat(\/completions)?$/.test(request.uri))
-}
-
-function textOf({ response }: Interaction): string {
-  return typeof response.body === 'string' ? response.body : JSON.stringify(response.body)
-}
-
-/** Serves a recorded answer in pieces that end where `cuts` says. */
-function replay(interaction: Interaction, cuts: readonly number[] = []): Behaviour {
-  const bytes = Buffer.from(textOf(interaction))
-  return async (_call, response) => {
-    const type = interaction.response.headers['content-type']
-    response.writeHead(interaction.response.status, { 'content-type': String(type ?? 'application/json') })
-    response.flushHeaders()
-    let from = 0
-    for (const cut of cuts) {
-      response.write(bytes.subarray(from, cut))
-      from = cut
-      // One piece, one packet.
-      await new Promise(resolve => setImmediate(resolve))
-    }
-    response.end(bytes.subarray(from))
-  }
-}
-
-t.test('recordings', { skip }, async t => {
+t.test('recordings', { skip: skipWithoutRecordings }, async t => {
   const database = await createDatabase(t)
-  const compatible = await startCompatible(t, { models: [{ id: 'recorded', created: 1 }] })
+  const compatible = await startCompatible(t, { models: ['recorded', 'recorded-embed'].map(id => ({ id, created: 1 })) })
   const router = await startCompatible(t, { models: [{ id: 'recorded', created: 1 }] })
   const ollama = await startOllama(t, { models: ['llama3', 'llama3.1'] })
   const gateway = await startGateway(t, {
@@ -54,7 +21,7 @@ t.test('recordings', { skip }, async t => {
     config: {
       machines: { box: { url: ollama.origin, max_concurrency: 16 } },
       providers: {
-        openai: { base_url: `${compatible.origin}/v1`, api_key: 'sk-recorded-0000000000', models: ['recorded'] },
+        openai: { base_url: `${compatible.origin}/v1`, api_key: 'sk-recorded-0000000000', models: ['recorded', 'recorded-embed'] },
         openrouter: { type: 'openrouter', base_url: `${router.origin}/v1`, api_key: 'sk-or-recorded-00000000', models: ['recorded'] }
       }
     }
@@ -72,7 +39,7 @@ t.test('recordings', { skip }, async t => {
   ]
 
   for (const { name, provider, fake } of streams) {
-    recorded(name).forEach((interaction, index) => {
+    recorded(name, chat).forEach((interaction, index) => {
       const text = textOf(interaction)
       if (interaction.response.status !== 200 || (!text.startsWith('data:') && !text.startsWith(':'))) return
       const request = {
@@ -111,7 +78,7 @@ t.test('recordings', { skip }, async t => {
   }
 
   t.test('ollama-native-chat-stream: the native stream becomes one the client finishes', async t => {
-    for (const interaction of recorded('ollama-native-chat-stream')) {
+    for (const interaction of recorded('ollama-native-chat-stream', chat)) {
       const lines = textOf(interaction)
         .trim()
         .split('\n')
@@ -135,7 +102,7 @@ t.test('recordings', { skip }, async t => {
       ['ollama-cloud-error-401', 'openai', compatible, 502]
     ]
     for (const [name, provider, fake, status] of cases) {
-      const [interaction] = recorded(name)
+      const [interaction] = recorded(name, chat)
       if (interaction === undefined) throw new Error(`${name} holds no chat request`)
       fake.behaviour = replay(interaction)
       const answer = await gateway.fetch('/v1/chat/completions', {
@@ -143,6 +110,61 @@ t.test('recordings', { skip }, async t => {
       })
       t.equal(answer.status, status)
       t.match(await answer.json(), { error: { message: /401/, type: 'server_error', param: null, code: 'upstream_denied' } })
+    }
+  })
+
+  for (const name of ['openai-embeddings-base64', 'openai-embeddings-dimensions']) {
+    t.test(`${name}: the vectors are the recorded ones, in whichever encoding they are asked for`, async t => {
+      for (const interaction of recorded(name, /embeddings$/)) {
+        const { body } = interaction.request
+        const { data, usage } = interaction.response.body as {
+          data: { embedding: number[] | string }[]
+          usage: { prompt_tokens: number }
+        }
+        const vectors = data.map(({ embedding }) => (typeof embedding === 'string' ? floatsOf(embedding) : embedding))
+        compatible.others.set('/embeddings', replay(interaction))
+        // A space of its own for each: they have different lengths.
+        const request = { ...body, model: 'openai/recorded-embed', dimensions: vectors[0]?.length }
+        const float = (await (await gateway.fetch('/v1/embeddings', { json: { ...request, encoding_format: 'float' } })).json()) as {
+          data: { embedding: number[] }[]
+          usage: unknown
+        }
+        t.ok(float.data.every(({ embedding }, at) => isSame(embedding, vectors[at] as number[])))
+        t.same(float.usage, usage)
+        const base64 = (await (await gateway.fetch('/v1/embeddings', { json: { ...request, encoding_format: 'base64' } })).json()) as {
+          data: { embedding: string }[]
+        }
+        t.same(
+          base64.data.map(({ embedding }) => embedding),
+          vectors.map(base64Of)
+        )
+        const { encoding_format: _, ...unsaid } = request as Record<string, unknown>
+        const sdk = await client.embeddings.create(unsaid as unknown as OpenAI.EmbeddingCreateParams)
+        t.ok(sdk.data.every(({ embedding }, at) => isSame(embedding, vectors[at]?.map(Math.fround) as number[])))
+      }
+    })
+  }
+
+  t.test("errors of OpenAI's own: what the caller can mend is told as it came, what is the house's business is not", async t => {
+    const asked = { embeddings: { input: 'a' }, responses: { input: 'a' } }
+    const cases: [string, 'embeddings' | 'responses', number, object][] = [
+      ['openai-embeddings-error', 'embeddings', 404, { type: 'invalid_request_error', code: 'model_not_found' }],
+      ['openai-error-context-length', 'responses', 400, { type: 'invalid_request_error', code: 'context_length_exceeded', param: 'input' }],
+      ['openai-error-401', 'responses', 502, { type: 'server_error', code: 'upstream_denied', param: null }]
+    ]
+    for (const [name, route, status, error] of cases) {
+      const [interaction] = recorded(name, new RegExp(`${route}$`))
+      if (interaction === undefined) throw new Error(`${name} holds no such request`)
+      compatible.behaviour = replay(interaction)
+      compatible.others.set('/embeddings', replay(interaction))
+      const model = route === 'embeddings' ? 'openai/recorded-embed' : 'openai/recorded'
+      for (const stream of route === 'embeddings' ? [false] : [false, true]) {
+        const answer = await gateway.fetch(`/v1/${route}`, { json: { ...asked[route], model, ...(stream ? { stream } : {}) } })
+        t.equal(answer.status, status, name)
+        const { error: told } = (await answer.json()) as { error: Record<string, unknown> }
+        t.same(Object.keys(told).sort(), ['code', 'message', 'param', 'type'])
+        t.match(told, error, name)
+      }
     }
   })
 })

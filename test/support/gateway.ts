@@ -10,7 +10,8 @@ import OpenAI from 'openai'
 import type { Test } from 'tap'
 import { until } from './wait.ts'
 
-const program = fileURLToPath(new URL('../../bin/llm-mcp.js', import.meta.url))
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const program = join(root, 'bin/llm-mcp.js')
 export const adminKey = 'sk-llm-test-admin-key-0123456789abcdef'
 
 export interface GatewayOptions {
@@ -20,6 +21,8 @@ export interface GatewayOptions {
   readonly env?: Readonly<Record<string, string>>
   /** Kept between two starts of the same gateway. */
   readonly folder?: string
+  /** By `npm start`, as an operator would, instead of the program itself. */
+  readonly npmStart?: boolean
   /** No LLM_MCP_ADMIN_KEY: it makes one. */
   readonly ownKey?: boolean
 }
@@ -52,9 +55,13 @@ export async function newFolder(t: Test): Promise<string> {
 export async function startGateway(t: Test, options: GatewayOptions): Promise<RunningGateway> {
   const folder = options.folder ?? (await newFolder(t))
   if (options.config !== undefined) await writeFile(join(folder, 'llm-mcp.yaml'), JSON.stringify(options.config))
-  const child = spawn(process.execPath, [program, 'serve'], {
-    cwd: folder,
+  const [command, ...args] = options.npmStart === true ? ['npm', 'start'] : [process.execPath, program, 'serve']
+  const child = spawn(command as string, args, {
+    cwd: options.npmStart === true ? root : folder,
+    // npm, its shell and the gateway, to be ended together.
+    detached: options.npmStart === true,
     env: {
+      ...(options.npmStart === true && options.config !== undefined ? { LLM_MCP_CONFIG: join(folder, 'llm-mcp.yaml') } : {}),
       PATH: process.env.PATH ?? '',
       HOME: folder,
       PORT: '0',
@@ -74,10 +81,12 @@ export async function startGateway(t: Test, options: GatewayOptions): Promise<Ru
   child.stderr?.on('data', chunk => {
     output += chunk
   })
+  const kill = (signal: NodeJS.Signals): unknown =>
+    options.npmStart === true && child.pid !== undefined ? process.kill(-child.pid, signal) : child.kill(signal)
   const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
   const lines = (): Record<string, unknown>[] => output.split('\n').flatMap(parsed)
   t.teardown(async () => {
-    if (child.exitCode === null && child.signalCode === null) child.kill('SIGKILL')
+    if (child.exitCode === null && child.signalCode === null) kill('SIGKILL')
     await exited
   })
   const ready = await until(
@@ -109,7 +118,7 @@ export async function startGateway(t: Test, options: GatewayOptions): Promise<Ru
         }
       }),
     async stop(signal = 'SIGTERM') {
-      child.kill(signal)
+      kill(signal)
       const [code, by] = await exited
       return { code, signal: by }
     }

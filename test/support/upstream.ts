@@ -20,12 +20,14 @@ export interface FakeUpstream {
   /** `http://127.0.0.1:<port>` */
   readonly origin: string
   readonly calls: UpstreamCall[]
-  /** Chat calls running now, and the most that ever ran at once. */
+  /** Model calls running now, and the most that ever ran at once. */
   readonly running: { now: number; most: number }
-  /** Chat calls whose connection the gateway closed before the answer's end. */
+  /** Model calls whose connection the gateway closed before the answer's end. */
   readonly aborted: { count: number }
   /** What the next chat calls do; may be changed at any time. */
   behaviour: Behaviour
+  /** The same for other calls to a model, by the end of their path (`/embeddings`, `/api/generate`); without an entry a 404. */
+  readonly others: Map<string, Behaviour>
   readonly server: Server
 }
 
@@ -35,7 +37,7 @@ export interface FakeOptions {
   /** Everything else (lists, versions); 404 for what it does not know. */
   readonly inventory: (call: UpstreamCall) => unknown
   readonly behaviour: Behaviour
-  /** One line of JSON for each chat call, written before it is answered: the truth about money. */
+  /** One line of JSON for each model call, written before it is answered: the truth about money. */
   readonly billPath?: string
   readonly port?: number
 }
@@ -58,13 +60,20 @@ export async function startFake(t: Test, options: FakeOptions): Promise<FakeUpst
     running: { now: 0, most: 0 },
     aborted: { count: 0 },
     behaviour: options.behaviour,
+    others: new Map(),
     server
+  }
+
+  function behaviourOf(path: string): Behaviour | null {
+    if (path.endsWith(options.chatPath)) return fake.behaviour
+    for (const [end, behaviour] of fake.others) if (path.endsWith(end)) return behaviour
+    return null
   }
 
   function serve(request: IncomingMessage, response: ServerResponse): void {
     const path = request.url ?? ''
-    const isChat = path.endsWith(options.chatPath)
-    if (isChat) {
+    const behaviour = behaviourOf(path)
+    if (behaviour !== null) {
       fake.running.now++
       fake.running.most = Math.max(fake.running.most, fake.running.now)
       response.on('close', () => {
@@ -78,10 +87,11 @@ export async function startFake(t: Test, options: FakeOptions): Promise<FakeUpst
       const text = Buffer.concat(chunks).toString('utf8')
       const call: UpstreamCall = { method: request.method ?? '', path, headers: request.headers, body: parsedOr(text), text }
       fake.calls.push(call)
-      if (isChat) {
+      if (behaviour !== null) {
         if (options.billPath !== undefined)
           appendFileSync(options.billPath, `${JSON.stringify({ attempt: request.headers['x-client-request-id'] })}\n`)
-        void fake.behaviour(call, response, request)
+        // Asked again: what a call does is decided when it has been read.
+        void behaviourOf(path)?.(call, response, request)
         return
       }
       const value = options.inventory(call)
@@ -114,12 +124,14 @@ export function startOllama(
   options: {
     readonly models?: readonly string[]
     readonly contextLength?: number
-    readonly capabilities?: readonly string[]
+    readonly capabilities?: readonly string[] | ((model: string) => readonly string[])
     readonly behaviour?: Behaviour
     readonly billPath?: string
   } = {}
 ) {
   const models = options.models ?? ['llama3.2:3b']
+  const given = options.capabilities ?? ['completion', 'tools', 'vision', 'thinking']
+  const capabilitiesOf = (model: string): readonly string[] => (typeof given === 'function' ? given(model) : given)
   return startFake(t, {
     chatPath: '/api/chat',
     inventory(call) {
@@ -147,7 +159,7 @@ export function startOllama(
             'llama.attention.head_count_kv': 8,
             'llama.embedding_length': 3_072
           },
-          capabilities: options.capabilities ?? ['completion', 'tools', 'vision', 'thinking']
+          capabilities: capabilitiesOf(String(call.body.model))
         }
       }
       return undefined
