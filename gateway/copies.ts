@@ -16,6 +16,8 @@ const severalFeatures: readonly Feature[] = ['n', 'prompts']
 // A machine whose places are taken by others meanwhile is busy, not broken; its place comes when one of theirs ends.
 const retryEveryMs = 250
 const patienceMs = 120_000
+// Each call reads and writes it anew; more is work for half a minute, out of one request.
+const sentBytesAtMost = 256 * 1024 * 1024
 
 /** Where the copies of a request go, if it asks for several choices of a target that gives one at a time; otherwise null. */
 function splitOver(dispatch: Dispatch, request: ModelRequest, caller: Caller): readonly Target[] | null {
@@ -31,11 +33,20 @@ function splitOver(dispatch: Dispatch, request: ModelRequest, caller: Caller): r
 
 /**
  * Runs the request: as one call where the target can, as one call per choice where it cannot. The first call chooses the target,
- * the others follow it there, as many at once as it has places.
+ * the others follow it there, as many at once as it has places. Throws GatewayError `payload_too_large` where the same bytes
+ * would be sent too many times over.
  */
 export function runWhole(dispatch: Dispatch, request: ModelRequest, caller: Caller, reply: Reply): Run {
   const targets = splitOver(dispatch, request, caller)
-  return targets === null ? dispatch.run(request, caller, reply) : runCopies({ dispatch, request, caller, reply, targets })
+  if (targets === null) return dispatch.run(request, caller, reply)
+  if (request.choices * request.body.bytes.length > sentBytesAtMost) {
+    throw new GatewayError(
+      'payload_too_large',
+      `Here ${request.choices} choices are as many calls, each with the whole body: more than 256 MiB in all. Ask for fewer at once.`,
+      { param: request.needs.includes('prompts') ? 'prompt' : 'n' }
+    )
+  }
+  return runCopies({ dispatch, request, caller, reply, targets })
 }
 
 function otherNeeds(request: ModelRequest): Feature[] {

@@ -241,7 +241,9 @@ function createRun({
   }
 
   function ended(end: CallEnd): void {
-    calls.push(end)
+    // Without the answer itself: the record lives as long as the request's line in the log.
+    const { target, outcome, error, startedAt, durationMs, ttftMs, usage, settled } = end
+    calls.push({ target, outcome, error, startedAt, durationMs, ttftMs, usage, settled })
     learn(end.target, end.error)
     const failure = end.error
     if (failure === null) return answer(end)

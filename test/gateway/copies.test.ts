@@ -300,6 +300,8 @@ t.test('with one target there is nothing to wait for: as many start as it has pl
 t.test('large bodies are held by few calls at once, and those of one prompt hold the same', async t => {
   const { runs, dispatch, client } = world()
   runWhole(dispatch, requestFor({ model: 'm', n: 128, metadata: { x: 'x'.repeat(2_000_000) } }), caller, client)
+  const tooLarge = requestFor({ model: 'm', n: 128, metadata: { x: 'x'.repeat(2_100_000) } })
+  t.throws(() => runWhole(dispatch, tooLarge, caller, client), { code: 'payload_too_large', param: 'n' })
   runs[0]?.reply.start({ ...facts, target: other })
   t.equal(runs.length, 4)
   t.equal(new Set(runs.map(({ request }) => request.body)).size, 1)
