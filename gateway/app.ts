@@ -7,6 +7,7 @@ import type { Dispatch } from '../routing/dispatch.ts'
 import { GatewayError } from '../routing/errors.ts'
 import type { Caller } from '../routing/types.ts'
 import { admit } from './answer.ts'
+import { bodyBytesAtMost } from './body.ts'
 import type { RequestContext } from './context.ts'
 import type { KeyCache } from './keys.ts'
 import type { Limits } from './limits.ts'
@@ -76,7 +77,6 @@ const limitNames: Readonly<Record<string, LimitName>> = {
   token_limit_exceeded: 'tokens',
   concurrency_limit_exceeded: 'concurrency'
 }
-const bodyBytesAtMost = 32 * 1024 * 1024
 
 /** The server, not yet listening. Throws when a route does not say which key it needs. */
 export async function createGateway(ports: AppPorts): Promise<Gateway> {

@@ -4,6 +4,8 @@ import { isUtf8 } from 'node:buffer'
 import { GatewayError } from '../routing/errors.ts'
 import type { RequestBody } from '../routing/types.ts'
 
+/** Of one request; pictures and sounds come as base64. */
+export const bodyBytesAtMost = 32 * 1024 * 1024
 // A byte limit is not enough: 21 MB of "{}" block the loop for 2.8 s.
 const maxDepth = 64
 const maxTokens = 200_000

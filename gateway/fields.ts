@@ -29,6 +29,11 @@ export function optionalRecord(facts: Facts, name: string): Record<string, unkno
   return value
 }
 
+/** Given at all? In OpenAI's bodies null means the same as leaving a field out. */
+export function isGiven(value: unknown): boolean {
+  return value !== undefined && value !== null
+}
+
 export function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
@@ -43,8 +48,17 @@ export function missing(param: string, expected: string): GatewayError {
 
 /** `invalid_request` for a field of the wrong kind. It names the kind that came, never the text of it. */
 export function wrong(param: string, expected: string, got: unknown): GatewayError {
-  return new GatewayError('invalid_request', `Invalid value for "${param}": expected ${expected}, got ${kindOf(got)}.`, {
-    param,
+  return invalid(param, `${expected}, got ${kindOf(got)}`)
+}
+
+// A field's name may be the client's own invention, of any length.
+const paramLengthAtMost = 256
+
+/** `invalid_request` for a value that is none of what is expected, where what came is better not described. */
+export function invalid(param: string, expected: string): GatewayError {
+  const named = param.slice(0, paramLengthAtMost)
+  return new GatewayError('invalid_request', `Invalid value for "${named}": expected ${expected}.`, {
+    param: named,
     publicCode: 'invalid_value'
   })
 }

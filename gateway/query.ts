@@ -1,6 +1,7 @@
 // Reading query strings and path ids without trusting them.
 
 import { GatewayError } from '../routing/errors.ts'
+import { invalid } from './fields.ts'
 
 const uuidForm = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
@@ -13,9 +14,9 @@ export function uuidOf(id: string, what: string): string {
 /** `after` and `limit` (1 to 100, 20 when absent) of a list. Throws GatewayError `invalid_request`. */
 export function pageOf(query: unknown): { after: string | null; limit: number } {
   const { after, limit } = query as Readonly<Record<string, unknown>>
-  if (after !== undefined && (typeof after !== 'string' || !uuidForm.test(after))) throw wrong('after', 'an id of the list')
+  if (after !== undefined && (typeof after !== 'string' || !uuidForm.test(after))) throw invalid('after', 'an id of the list')
   const size = limit === undefined ? 20 : Number(limit)
-  if (!Number.isInteger(size) || size < 1 || size > 100) throw wrong('limit', 'an integer from 1 to 100')
+  if (!Number.isInteger(size) || size < 1 || size > 100) throw invalid('limit', 'an integer from 1 to 100')
   return { after: after ?? null, limit: size }
 }
 
@@ -24,10 +25,6 @@ export function choiceOf<T extends string>(query: unknown, name: string, choices
   const value = (query as Readonly<Record<string, unknown>>)[name]
   if (value === undefined) return choices[0]
   const choice = choices.find(candidate => candidate === value)
-  if (choice === undefined) throw wrong(name, `one of ${choices.join(', ')}`)
+  if (choice === undefined) throw invalid(name, `one of ${choices.join(', ')}`)
   return choice
-}
-
-function wrong(param: string, expected: string): GatewayError {
-  return new GatewayError('invalid_request', `Invalid value for "${param}": expected ${expected}.`, { param, publicCode: 'invalid_value' })
 }

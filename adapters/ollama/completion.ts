@@ -5,7 +5,7 @@ import type { NativeLine, TokenLogprobs } from './lines.ts'
 import { optionFields, optionsOf } from './options.ts'
 import { mayThink, type ThinkFields, thinkFields, wishedThinking } from './thinking.ts'
 import { flag, isGiven, type Json, positiveWhole, unsupported, wrong } from './values.ts'
-import { type Assembly, createIdentity, type EventWriter, type ReplyPorts, usageJson } from './writing.ts'
+import { type Assembly, createBatch, createIdentity, type EventWriter, type ReplyPorts, usageJson } from './writing.ts'
 
 const fields = ['best_of', 'echo', 'logprobs', 'max_tokens', 'n', 'prompt', 'suffix'] as const
 // Only what is listed can be read below, so that the list is true.
@@ -80,32 +80,23 @@ export function createCompletionWriter(ports: ReplyPorts, includeUsage: boolean)
   const legacy = createLegacyLogprobs()
   const end = `}]${includeUsage ? ',"usage":null' : ''}}\n\n`
   let prefix = ''
-  let text = ''
-  let tokens = 0
+  const batch = createBatch()
 
   function add(line: NativeLine): void {
     if (prefix === '') prefix = `data: ${identity(line.createdAt, 'text_completion')},"choices":[`
     const logprobs = logprobsToShow(line)
     if (bringsText(line) || logprobs !== null) {
-      text += `${prefix}${choiceStart(line.content)},"logprobs":${legacy(logprobs)},"finish_reason":null${end}`
+      batch.text += `${prefix}${choiceStart(line.content)},"logprobs":${legacy(logprobs)},"finish_reason":null${end}`
     }
-    if (bringsText(line)) tokens++
-    if (line.done) text += `${prefix}${choiceStart('')},"logprobs":null,"finish_reason":"${finishOf(line)}"${end}`
+    if (bringsText(line)) batch.tokens++
+    if (line.done) batch.text += `${prefix}${choiceStart('')},"logprobs":null,"finish_reason":"${finishOf(line)}"${end}`
   }
 
-  function take(): { events: Buffer; tokens: number } | null {
-    if (text === '') return null
-    const batch = { events: Buffer.from(text), tokens }
-    text = ''
-    tokens = 0
-    return batch
+  return {
+    add,
+    take: batch.take,
+    usageEvent: usage => Buffer.from(`data: ${identity(undefined, 'text_completion')},"choices":[],"usage":${usageJson(usage)}}\n\n`)
   }
-
-  function usageEvent(usage: Usage): Buffer {
-    return Buffer.from(`data: ${identity(undefined, 'text_completion')},"choices":[],"usage":${usageJson(usage)}}\n\n`)
-  }
-
-  return { add, take, usageEvent }
 }
 
 /** Collects the lines of a completion that is not streamed to the client. */

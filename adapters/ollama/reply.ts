@@ -2,7 +2,7 @@
 
 import type { Usage } from '../../routing/types.ts'
 import { carriesOutput, type NativeLine, type NativeToolCall } from './lines.ts'
-import { type Assembly, createIdentity, type EventWriter, type ReasoningField, type ReplyPorts, usageJson } from './writing.ts'
+import { type Assembly, createBatch, createIdentity, type EventWriter, type ReasoningField, type ReplyPorts, usageJson } from './writing.ts'
 
 /** Several lines of one network chunk become one buffer. Role first, finish last and once, whatever the lines are. */
 export function createEventWriter(ports: ReplyPorts, includeUsage: boolean): EventWriter {
@@ -13,8 +13,7 @@ export function createEventWriter(ports: ReplyPorts, includeUsage: boolean): Eve
   const plainEnd = `,"logprobs":null,"finish_reason":null${end}`
   let prefix = ''
   let hasRole = false
-  let text = ''
-  let tokens = 0
+  const batch = createBatch()
 
   function add(line: NativeLine): void {
     if (prefix === '') prefix = `data: ${identity(line.createdAt, 'chat.completion.chunk')},"choices":[{"index":0,"delta":`
@@ -22,34 +21,26 @@ export function createEventWriter(ports: ReplyPorts, includeUsage: boolean): Eve
     const textEnd = logprobs === null ? plainEnd : `,"logprobs":{"content":${logprobs},"refusal":null},"finish_reason":null${end}`
     if (!hasRole && (carriesOutput(line) || logprobs !== null || line.done)) addRole(line)
     if (line.thinking !== '')
-      text += `${prefix}{${reasoning(ports.reasoningField, line.thinking)}}${line.content === '' ? textEnd : plainEnd}`
+      batch.text += `${prefix}{${reasoning(ports.reasoningField, line.thinking)}}${line.content === '' ? textEnd : plainEnd}`
     if (line.content !== '' || (logprobs !== null && line.thinking === ''))
-      text += `${prefix}{"content":${JSON.stringify(line.content)}}${textEnd}`
-    for (const call of nameCalls(line.toolCalls)) text += `${prefix}{"tool_calls":[{"index":${call.index},${call.json}}]}${plainEnd}`
-    if (carriesOutput(line)) tokens++
+      batch.text += `${prefix}{"content":${JSON.stringify(line.content)}}${textEnd}`
+    for (const call of nameCalls(line.toolCalls)) batch.text += `${prefix}{"tool_calls":[{"index":${call.index},${call.json}}]}${plainEnd}`
+    if (carriesOutput(line)) batch.tokens++
     const finish = finishOf(line)
-    if (finish !== null) text += `${prefix}{},"logprobs":null,"finish_reason":"${finish}"${end}`
+    if (finish !== null) batch.text += `${prefix}{},"logprobs":null,"finish_reason":"${finish}"${end}`
   }
 
   function addRole(line: NativeLine): void {
     hasRole = true
     const content = line.toolCalls.length > 0 && line.content === '' ? 'null' : '""'
-    text += `${prefix}{"role":"assistant","content":${content},"refusal":null}${plainEnd}`
+    batch.text += `${prefix}{"role":"assistant","content":${content},"refusal":null}${plainEnd}`
   }
 
-  function take(): { events: Buffer; tokens: number } | null {
-    if (text === '') return null
-    const batch = { events: Buffer.from(text), tokens }
-    text = ''
-    tokens = 0
-    return batch
+  return {
+    add,
+    take: batch.take,
+    usageEvent: usage => Buffer.from(`data: ${identity(undefined, 'chat.completion.chunk')},"choices":[],"usage":${usageJson(usage)}}\n\n`)
   }
-
-  function usageEvent(usage: Usage): Buffer {
-    return Buffer.from(`data: ${identity(undefined, 'chat.completion.chunk')},"choices":[],"usage":${usageJson(usage)}}\n\n`)
-  }
-
-  return { add, take, usageEvent }
 }
 
 /** Collects the lines of an answer that is not streamed to the client. */

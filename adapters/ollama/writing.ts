@@ -20,6 +20,28 @@ export interface EventWriter {
   usageEvent(usage: Usage): Buffer
 }
 
+/** What is written between two network chunks: appended to by the writers, taken as one buffer. */
+export interface Batch {
+  text: string
+  tokens: number
+  readonly take: EventWriter['take']
+}
+
+export function createBatch(): Batch {
+  const batch: Batch = {
+    text: '',
+    tokens: 0,
+    take() {
+      if (batch.text === '') return null
+      const taken = { events: Buffer.from(batch.text), tokens: batch.tokens }
+      batch.text = ''
+      batch.tokens = 0
+      return taken
+    }
+  }
+  return batch
+}
+
 export interface Assembly {
   /** False = the answer has become larger than `maxBytes`. */
   add(line: NativeLine): boolean

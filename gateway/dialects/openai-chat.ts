@@ -4,7 +4,7 @@ import { GatewayError } from '../../routing/errors.ts'
 import { estimateTokens } from '../../routing/tokens.ts'
 import type { Feature, ModelRequest } from '../../routing/types.ts'
 import { type ReadBody, readBody } from '../body.ts'
-import { type Facts, isRecord, missing, optionalBoolean, optionalRecord, positiveInteger, wrong } from '../fields.ts'
+import { type Facts, isGiven, isRecord, missing, optionalBoolean, optionalRecord, positiveInteger, wrong } from '../fields.ts'
 import { type Knobs, readCopies, readModel } from './model.ts'
 import { isResponsesShaped, readResponsesRequest } from './responses/request.ts'
 
@@ -122,10 +122,6 @@ function needsOf(facts: Facts, copies: number, features: Set<Feature>): readonly
   if (format?.type === 'json_schema') features.add('json_schema')
   if (Array.isArray(facts.modalities) && facts.modalities.includes('audio')) features.add('audio')
   return [...features]
-}
-
-function isGiven(value: unknown): boolean {
-  return value !== undefined && value !== null
 }
 
 /** Bytes of a list as it was sent, near enough for an estimate. */

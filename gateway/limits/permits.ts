@@ -1,13 +1,10 @@
 // How many requests of a source run at once, over all processes: each holds permits, and lends them to its requests.
 
+import type { PermitRequest } from '../../store/limits.ts'
+
 export interface PermitsPorts {
   /** Says how many are held here and takes up to `want` more; resolves to how many those are. Rejects when the database is away. */
-  readonly holdPermits: (request: {
-    readonly source: string
-    readonly limit: number
-    readonly held: number
-    readonly want: number
-  }) => Promise<number>
+  readonly holdPermits: (request: PermitRequest) => Promise<number>
   readonly now: () => number
   readonly processes: () => number
 }

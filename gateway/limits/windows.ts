@@ -2,21 +2,16 @@
 
 import { LRUCache } from 'lru-cache'
 import { RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible'
+import type { Grant, WindowName } from '../../store/limits.ts'
+
+/** Which metric it is, whoever calls knows. */
+type SourceLimit = Omit<WindowName, 'metric'>
 
 export interface WindowsPorts {
   /** Takes up to `want` points of the cluster's minute; `window` names it. A promise that rejects means the database is away. */
-  readonly take: (request: {
-    readonly source: string
-    readonly limit: number
-    readonly want: number
-  }) => Promise<{ readonly granted: number; readonly left: number; readonly resetMs: number; readonly window: number }>
+  readonly take: (request: SourceLimit & { readonly want: number }) => Promise<Grant>
   /** Gives back what was not used. */
-  readonly giveBack: (request: {
-    readonly source: string
-    readonly limit: number
-    readonly window: number
-    readonly points: number
-  }) => Promise<void>
+  readonly giveBack: (request: SourceLimit & { readonly window: number; readonly points: number }) => Promise<void>
   readonly now: () => number
   readonly processes: () => number
 }

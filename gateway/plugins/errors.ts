@@ -2,6 +2,7 @@
 
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError, toGatewayError } from '../../routing/errors.ts'
+import { bodyBytesAtMost } from '../body.ts'
 import { standardHeaders } from '../context.ts'
 import { closeUnread, drain, isUnread } from './unread.ts'
 
@@ -83,7 +84,7 @@ export function fromFastify(thrown: FastifyError | GatewayError): GatewayError {
   if (thrown instanceof GatewayError) return thrown
   switch (thrown.code) {
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
-      return new GatewayError('payload_too_large', 'The request body is larger than 32 MiB.')
+      return new GatewayError('payload_too_large', `The request body is larger than ${bodyBytesAtMost / 1024 / 1024} MiB.`)
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new GatewayError('unsupported_media_type', 'Send JSON, with content-type: application/json.')
     case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':

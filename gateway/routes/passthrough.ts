@@ -2,6 +2,7 @@
 
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../../routing/errors.ts'
+import { bodyBytesAtMost } from '../body.ts'
 import { checkSegments } from '../passthrough/destination.ts'
 import { type ProxyPorts, passthroughConfig, registerProxy } from '../passthrough/proxy.ts'
 
@@ -9,8 +10,6 @@ export interface PassthroughPorts extends Omit<ProxyPorts, 'provider'> {
   /** Null = none is configured. */
   readonly provider: ProxyPorts['provider'] | null
 }
-
-const bodyBytesAtMost = 32 * 1024 * 1024
 
 /** Throws Error for a path that is no plain name; the start fails for one that is a route already. */
 export function registerPassthrough(app: FastifyInstance, ports: PassthroughPorts): void {

@@ -1,16 +1,11 @@
 // Reading fields of a Responses body: null is absent, and what is wrong is named as the client wrote it.
 
 import { GatewayError } from '../../../routing/errors.ts'
-import { isRecord, missing, wrong } from '../../fields.ts'
+import { isGiven, isRecord, missing, wrong } from '../../fields.ts'
 
-export { isRecord, missing, wrong } from '../../fields.ts'
+export { isGiven, isRecord, missing, wrong } from '../../fields.ts'
 
 export type Json = Record<string, unknown>
-
-/** Given at all? In OpenAI's bodies null means the same as leaving a field out. */
-export function isGiven(value: unknown): boolean {
-  return value !== undefined && value !== null
-}
 
 /** The entries that are given, in their order. */
 export function givenOf(fields: Readonly<Json>): Json {
