@@ -1,0 +1,297 @@
+// What the environment says: every variable, its default, what it may hold, and a file .env beside it.
+
+import { join } from 'node:path'
+import t from 'tap'
+import { loadSettings, localOllamaUpstream, type Settings } from '../../bin/config.ts'
+import { ids, load, problemsOf, type Variables } from './support.ts'
+
+t.test('with nothing set, every setting has its default', async t => {
+  const cwd = t.testdir({})
+  t.same(await loadSettings({ env: {}, cwd }), {
+    host: '127.0.0.1',
+    port: 4000,
+    databaseUrl: null,
+    dataDir: join(cwd, '.data'),
+    configFile: null,
+    adminKey: null,
+    auth: true,
+    allowedHosts: [],
+    logLevel: 'info',
+    corsOrigins: [],
+    otlpEndpoint: null,
+    underNpm: false,
+    electricityUsdPerKwh: 0.25,
+    reasoningField: 'reasoning',
+    localOnly: false,
+    upstreams: [],
+    localOllama: { id: 'ollama', url: 'http://127.0.0.1:11434', explicit: false },
+    aliases: new Map(),
+    prices: new Map(),
+    auto: [],
+    vectorSpaces: new Map(),
+    vectorDimensions: new Map(),
+    passthrough: { provider: null, paths: ['audio', 'images', 'moderations'] },
+    deviceLimits: new Map(),
+    deviceMaxConcurrency: null,
+    configured: false
+  })
+})
+
+t.test('a good variable becomes its setting', async t => {
+  const cwd = t.testdir({})
+  const cases: readonly [env: Variables, expected: Partial<Settings>][] = [
+    [{ PORT: '0' }, { port: 0 }],
+    [{ PORT: ' 65535 ' }, { port: 65535 }],
+    [{ PORT: '' }, { port: 4000 }],
+    [{ HOST: '0.0.0.0' }, { host: '0.0.0.0', auth: true }],
+    [{ HOST: '[::1]' }, { host: '::1' }],
+    [{ HOST: 'gateway.home' }, { host: 'gateway.home' }],
+    [{ DATABASE_URL: 'postgres://u:p@db/x' }, { databaseUrl: 'postgres://u:p@db/x' }],
+    [{ DATABASE_URL: 'postgresql:///x' }, { databaseUrl: 'postgresql:///x' }],
+    [{ DATABASE_URL: ' ' }, { databaseUrl: null }],
+    [{ LLM_MCP_DATA_DIR: 'data' }, { dataDir: join(cwd, 'data') }],
+    [{ LLM_MCP_DATA_DIR: '/srv/data/' }, { dataDir: '/srv/data' }],
+    [{ LLM_MCP_ADMIN_KEY: `sk-llm-${'a'.repeat(17)}` }, { adminKey: `sk-llm-${'a'.repeat(17)}` }],
+    [{ LLM_MCP_ADMIN_KEY: `${'b'.repeat(30)}+/=\n` }, { adminKey: `${'b'.repeat(30)}+/=` }],
+    [{ LLM_MCP_AUTH: 'ON', HOST: '0.0.0.0' }, { auth: true }],
+    [{ LLM_MCP_AUTH: 'off' }, { auth: false }],
+    [{ LLM_MCP_AUTH: 'off', HOST: 'localhost' }, { auth: false }],
+    [{ LLM_MCP_AUTH: 'off', HOST: '127.1.2.3' }, { auth: false }],
+    [{ LLM_MCP_AUTH: 'off', HOST: '0:0:0:0:0:0:0:1' }, { auth: false }],
+    [{ LLM_MCP_AUTH: 'off', HOST: '::ffff:127.0.0.1' }, { auth: false }],
+    [
+      { LLM_MCP_ALLOWED_HOSTS: 'Gateway.Home, 192.168.1.10 ,,::1,[FE80::1],gateway.home.' },
+      { allowedHosts: ['gateway.home', '192.168.1.10', '[::1]', '[fe80::1]'] }
+    ],
+    [{ LOG_LEVEL: 'Debug' }, { logLevel: 'debug' }],
+    [{ LOG_LEVEL: 'silent' }, { logLevel: 'silent' }],
+    [{ ELECTRICITY_USD_PER_KWH: '0' }, { electricityUsdPerKwh: 0 }],
+    [{ ELECTRICITY_USD_PER_KWH: '.31' }, { electricityUsdPerKwh: 0.31 }],
+    [{ DEVICE_MAX_CONCURRENCY: '4' }, { deviceMaxConcurrency: 4 }],
+    [{ LLM_MCP_ROLE: 'all', LLM_MCP_CORS_ORIGINS: '', LLM_MCP_KEY: 'x', SOMETHING_ELSE: 'x' }, { configured: false }],
+    [{ OPENAI_API_KEY: 'sk-llm-a-key-of-our-own-0123456789' }, { configured: false, upstreams: [] }],
+    [
+      { OPENAI_BASE_URL: 'http://127.0.0.1:4000/v1', OPENAI_API_BASE: 'http://x' },
+      { configured: false, upstreams: [] }
+    ]
+  ]
+  for (const [env, expected] of cases) t.match(await loadSettings({ env, cwd }), expected, JSON.stringify(env))
+})
+
+t.test('a bad variable is named, with what was expected and what it holds', async t => {
+  const cwd = t.testdir({ folder: {} })
+  const cases: readonly [env: Variables, message: string | RegExp][] = [
+    [{ PORT: 'abc' }, 'PORT must be an integer from 0 to 65535, got "abc"'],
+    [{ PORT: '65536' }, 'PORT must be an integer from 0 to 65535, got "65536"'],
+    [{ PORT: '-1' }, 'PORT must be an integer from 0 to 65535, got "-1"'],
+    [{ PORT: '40.5' }, /^PORT must be an integer/],
+    [{ PORT: '1e3' }, /^PORT must be an integer/],
+    [{ PORT: '0x10' }, /^PORT must be an integer/],
+    [{ HOST: 'http://a' }, 'HOST must be an address or a name without a port, got "http://a"'],
+    [{ HOST: '0.0.0.0:4000' }, /^HOST must be/],
+    [{ DATABASE_URL: 'mysql://u:hunter2@x' }, 'DATABASE_URL must begin with postgres:// or postgresql:// (its value is not shown)'],
+    [{ LLM_MCP_CONFIG: 'nope.yaml' }, 'nope.yaml: cannot be read (no such file)'],
+    [{ LLM_MCP_CONFIG: 'folder' }, 'folder: cannot be read (EISDIR)'],
+    [
+      { LLM_MCP_ADMIN_KEY: '' },
+      'LLM_MCP_ADMIN_KEY must have at least 24 characters and no spaces, got none (leave it out to have one made)'
+    ],
+    [{ LLM_MCP_ADMIN_KEY: '   ' }, /got none/],
+    [{ LLM_MCP_ADMIN_KEY: 'sk-llm-short' }, /at least 24 characters and no spaces, got 12 /],
+    [{ LLM_MCP_ADMIN_KEY: 'sk-llm-0123456789 0123456789' }, /no spaces, got 28 /],
+    [{ LLM_MCP_AUTH: 'false' }, 'LLM_MCP_AUTH must be on or off, got "false"'],
+    [
+      { LLM_MCP_AUTH: 'off', HOST: '0.0.0.0' },
+      'LLM_MCP_AUTH=off needs a HOST that only this machine can reach (127.0.0.1, ::1, localhost), got "0.0.0.0"'
+    ],
+    [{ LLM_MCP_AUTH: 'off', HOST: '::' }, /^LLM_MCP_AUTH=off needs/],
+    [{ LLM_MCP_AUTH: 'off', HOST: '127.0.0.1.example.com' }, /^LLM_MCP_AUTH=off needs/],
+    [{ LLM_MCP_AUTH: 'off', HOST: '192.168.1.2' }, /^LLM_MCP_AUTH=off needs/],
+    [{ LLM_MCP_ALLOWED_HOSTS: 'a, https://b' }, /^LLM_MCP_ALLOWED_HOSTS must be .*, got "https:\/\/b"$/],
+    [{ LLM_MCP_ALLOWED_HOSTS: 'a:4000' }, /^LLM_MCP_ALLOWED_HOSTS must be/],
+    [{ LOG_LEVEL: 'loud' }, 'LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent, got "loud"'],
+    [{ ELECTRICITY_USD_PER_KWH: '-1' }, 'ELECTRICITY_USD_PER_KWH must be a number from 0 to 10, got "-1"'],
+    [{ ELECTRICITY_USD_PER_KWH: 'Infinity' }, /^ELECTRICITY_USD_PER_KWH must be/],
+    [{ ELECTRICITY_USD_PER_KWH: '0,25' }, /^ELECTRICITY_USD_PER_KWH must be/],
+    [{ DEVICE_MAX_CONCURRENCY: '0' }, 'DEVICE_MAX_CONCURRENCY must be an integer from 1 to 64, got "0"'],
+    [{ DEVICE_MAX_CONCURRENCY: '65' }, /^DEVICE_MAX_CONCURRENCY must be/],
+    [{ OPENAI_UPSTREAM_URL: 'api.openai.com' }, 'OPENAI_UPSTREAM_URL must be an http or https URL, got "api.openai.com"'],
+    [{ OPENAI_UPSTREAM_URL: 'ftp://x' }, /^OPENAI_UPSTREAM_URL must be an http or https URL/],
+    [{ OPENAI_UPSTREAM_URL: 'https:/x' }, /^OPENAI_UPSTREAM_URL must be an http or https URL/],
+    [{ OPENAI_UPSTREAM_URL: 'http://x:99999' }, /^OPENAI_UPSTREAM_URL must be an http or https URL/],
+    [{ OPENAI_UPSTREAM_URL: 'https://user:hunter2@x/v1' }, 'OPENAI_UPSTREAM_URL must be a URL without user name and password'],
+    [{ OPENROUTER_UPSTREAM_URL: 'https://x/v1?key=hunter2' }, 'OPENROUTER_UPSTREAM_URL must be a URL without ? and #'],
+    [{ OPENROUTER_UPSTREAM_URL: 'https://x/v1#' }, 'OPENROUTER_UPSTREAM_URL must be a URL without ? and #'],
+    [{ OPENAI_API_KEY: 'hunter2 hunter2' }, 'OPENAI_API_KEY holds a space or a character that no key has (its value is not shown)'],
+    [{ LLM_MCP_ALOWED_HOSTS: 'a' }, 'LLM_MCP_ALOWED_HOSTS is not a setting, did you mean LLM_MCP_ALLOWED_HOSTS?'],
+    [{ LLM_MCP_FOO: '' }, /^LLM_MCP_FOO is not a setting, known are LLM_MCP_ADMIN_KEY, /],
+    [{ DEVICE_LIMITS_FILE: 'nope.json' }, 'nope.json: cannot be read (no such file)']
+  ]
+  for (const [env, message] of cases) {
+    const problems = await problemsOf(loadSettings({ env, cwd }))
+    typeof message === 'string' ? t.equal(problems, message) : t.match(problems, message)
+    t.notMatch(problems, 'hunter2')
+  }
+})
+
+t.test('OLLAMA_HOST is read as Ollama reads it', async t => {
+  const cwd = t.testdir({})
+  const cases: readonly [written: string, url: string][] = [
+    ['127.0.0.1', 'http://127.0.0.1:11434'],
+    ['rtx', 'http://rtx:11434'],
+    ['rtx:1234', 'http://rtx:1234'],
+    [':1234', 'http://127.0.0.1:1234'],
+    ['0.0.0.0', 'http://127.0.0.1:11434'],
+    ['0.0.0.0:8080', 'http://127.0.0.1:8080'],
+    ['http://0.0.0.0:8080', 'http://127.0.0.1:8080'],
+    ['[::]', 'http://127.0.0.1:11434'],
+    ['::', 'http://127.0.0.1:11434'],
+    ['[::]:1', 'http://127.0.0.1:1'],
+    ['[::1]', 'http://[::1]:11434'],
+    ['::1', 'http://[::1]:11434'],
+    ['[fd00::5]:99', 'http://[fd00::5]:99'],
+    ['http://rtx', 'http://rtx'],
+    ['http://rtx:11434/', 'http://rtx:11434'],
+    ['https://rtx', 'https://rtx'],
+    ['https://rtx:8443/ollama/', 'https://rtx:8443/ollama'],
+    ['HTTP://RTX:1', 'http://rtx:1'],
+    ['rtx/ollama', 'http://rtx:11434/ollama'],
+    [' "rtx:1" ', 'http://rtx:1'],
+    ["'rtx'", 'http://rtx:11434'],
+    ['http://', 'http://127.0.0.1'],
+    ['rtx:', 'http://rtx:11434'],
+    ['rtx:66000', 'http://rtx:11434'],
+    ['rtx:abc', 'http://rtx:11434']
+  ]
+  for (const [written, url] of cases) {
+    const settings = await loadSettings({ env: { OLLAMA_HOST: written }, cwd })
+    t.same(settings.localOllama, { id: 'ollama', url, explicit: true }, written)
+    t.match(settings.upstreams, [{ id: 'ollama', adapter: 'ollama', own: true, baseUrl: url }], written)
+    t.equal(settings.configured, true)
+  }
+  for (const blank of ['', '  ', '""']) {
+    const settings = await loadSettings({ env: { OLLAMA_HOST: blank }, cwd })
+    t.match(settings, { configured: false, localOllama: { explicit: false } }, `blank: ${blank}`)
+    t.same(settings.upstreams, [])
+  }
+})
+
+t.test('an OLLAMA_HOST that leads nowhere, or out of the house, is refused', async t => {
+  const cwd = t.testdir({})
+  for (const written of ['ftp://rtx', 'rtx:0', 'a b', '[::1', 'fe80::1%eth0', 'rtx?x']) {
+    t.match(await problemsOf(loadSettings({ env: { OLLAMA_HOST: written }, cwd })), /^OLLAMA_HOST must be /, written)
+  }
+  t.equal(
+    await problemsOf(loadSettings({ env: { OLLAMA_HOST: 'u:hunter2@rtx' }, cwd })),
+    'OLLAMA_HOST must be a URL without user name and password'
+  )
+  t.match(await problemsOf(loadSettings({ env: { OLLAMA_HOST: 'https://ollama.com' }, cwd })), /a machine of yours/)
+})
+
+t.test('the own Ollama is an upstream like any other machine, with its defaults', async t => {
+  const settings = await load(t, null)
+  t.same(localOllamaUpstream(settings), {
+    id: 'ollama',
+    adapter: 'ollama',
+    own: true,
+    baseUrl: 'http://127.0.0.1:11434',
+    apiKey: null,
+    headers: {},
+    device: { id: 'ollama', maxConcurrency: 2, watts: 150, vramGb: null, ramGb: null, keepAlive: '30m', numCtx: null },
+    timeouts: { connectMs: 2000, firstTokenMs: 600000, idleMs: 120000, totalMs: 3600000 },
+    models: null,
+    auto: [],
+    streamUsage: true,
+    registryId: null
+  })
+  const limited = await load(t, null, { DEVICE_LIMITS_JSON: '{"here": {"vram_gb": 8}, "*": {"max_concurrency": 5}}' })
+  t.match(localOllamaUpstream(limited, 'here'), { id: 'here', device: { id: 'here', vramGb: 8, maxConcurrency: 5, watts: 300 } })
+})
+
+t.test('the own Ollama is not there twice when the file lists it under any of its names', async t => {
+  for (const url of ['http://127.0.0.1:11434', 'http://localhost:11434', 'http://[::1]:11434/']) {
+    const settings = await load(t, `machines:\n  here: { url: "${url}" }\n`, { OLLAMA_HOST: '0.0.0.0' })
+    t.equal(settings.localOllama, null, url)
+    t.equal(localOllamaUpstream(settings), null)
+    t.same(ids(settings), ['here'])
+  }
+  const other = await load(t, 'machines:\n  ollama: { url: "http://other:11434" }\n', { OLLAMA_HOST: '0.0.0.0' })
+  t.same(ids(other), ['ollama', 'ollama-2'], 'a name that is taken is not used again')
+})
+
+t.test('keys and URLs in the environment make providers', async t => {
+  const cwd = t.testdir({})
+  const key = 'sk-test-0123456789abcdef'
+  const cases: readonly [env: Variables, expected: readonly object[]][] = [
+    [
+      { OPENAI_API_KEY: key },
+      [
+        {
+          id: 'openai',
+          adapter: 'openai',
+          own: false,
+          device: null,
+          baseUrl: 'https://api.openai.com/v1',
+          apiKey: key,
+          registryId: 'openai',
+          auto: ['gpt-5-mini', 'gpt-4.1-mini', 'gpt-4o-mini'],
+          models: null,
+          streamUsage: true,
+          headers: {},
+          timeouts: { connectMs: 5000, firstTokenMs: 300000, idleMs: 120000, totalMs: 3600000 }
+        }
+      ]
+    ],
+    [
+      { OPENROUTER_API_KEY: key },
+      [
+        {
+          id: 'openrouter',
+          adapter: 'openrouter',
+          own: false,
+          baseUrl: 'https://openrouter.ai/api/v1',
+          registryId: 'openrouter',
+          auto: ['openrouter/auto']
+        }
+      ]
+    ],
+    [{ OPENROUTER_API_KEY: key, OPENAI_API_KEY: `${key}\n` }, [{ id: 'openai', apiKey: key }, { id: 'openrouter' }]],
+    [{ OPENAI_API_KEY: '', OPENROUTER_API_KEY: '  ' }, []],
+    [
+      { OPENAI_API_KEY: key, OPENAI_UPSTREAM_URL: 'http://127.0.0.1:9/v1//' },
+      [{ baseUrl: 'http://127.0.0.1:9/v1', apiKey: key, registryId: 'openai' }]
+    ],
+    [{ OPENAI_UPSTREAM_URL: 'http://127.0.0.1:9/v1' }, [{ id: 'openai', apiKey: null }]],
+    [{ OPENROUTER_UPSTREAM_URL: 'http://127.0.0.1:9/v1' }, [{ id: 'openrouter', apiKey: null, registryId: 'openrouter' }]],
+    [{ OPENAI_UPSTREAM_URL: 'https://api.openai.com/v1', OPENROUTER_UPSTREAM_URL: 'https://openrouter.ai/api/v1' }, []]
+  ]
+  for (const [env, expected] of cases) {
+    const settings = await loadSettings({ env, cwd })
+    t.equal(settings.upstreams.length, expected.length)
+    t.match(settings.upstreams, expected, JSON.stringify(env))
+    t.equal(settings.configured, expected.length > 0)
+  }
+})
+
+t.test('settings of pieces to come are refused, not obeyed in silence', async t => {
+  const cwd = t.testdir({})
+  await t.rejects(loadSettings({ env: { LLM_MCP_ROLE: 'worker' }, cwd }), {
+    message: /LLM_MCP_ROLE can only be "all" in this version, got "worker"/
+  })
+})
+
+t.test('origins are as browsers write them', async t => {
+  const cwd = t.testdir({})
+  const origins = async (text: string) => (await loadSettings({ env: { LLM_MCP_CORS_ORIGINS: text }, cwd })).corsOrigins
+  t.same(await origins(' https://Chat.example.com/, http://localhost:3000 ,'), ['https://chat.example.com', 'http://localhost:3000'])
+  t.same(await origins('*'), ['*'])
+  for (const wrong of ['chat.example.com', 'https://a/path', 'https://a:443', '*.example.com', 'null'])
+    await t.rejects(origins(wrong), { message: /^LLM_MCP_CORS_ORIGINS must be origins such as/ }, wrong)
+})
+
+t.test('a file .env adds what the environment does not say', async t => {
+  const cwd = t.testdir({ '.env': '# ours\nPORT=4321\nHOST="localhost"\nOPENROUTER_API_KEY=sk-or-0123456789abcdef\n' })
+  t.match(await loadSettings({ env: { PORT: '4322' }, cwd }), { port: 4322, host: 'localhost', upstreams: [{ id: 'openrouter' }] })
+  const wrong = t.testdir({ '.env': 'LLM_MCP_PRT=1\n' })
+  await t.rejects(loadSettings({ env: {}, cwd: wrong }), { message: /LLM_MCP_PRT/ })
+})
