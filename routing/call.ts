@@ -138,6 +138,7 @@ export function startCall(
     const settled = ports.ledger.settle(attempt, { outcome, usage, tokensSeen, error, durationMs, sent, ttftMs: firstMs })
     ports.load.finish(target.upstream.id, durationMs)
     observer.end({
+      attemptId: attempt.id,
       target,
       outcome,
       error,

@@ -108,6 +108,7 @@ export function decide(input: DecisionInput, view: DecisionView): Decision {
 function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): Rejection | null {
   // 1
   if (input.request.only !== undefined && target.id !== input.request.only) return 'not_chosen'
+  if (input.request.providers !== undefined && !input.request.providers.includes(providerOf(target.upstream))) return 'not_chosen'
   if (!isAllowed(target, input.request.model, input.caller)) return 'not_allowed'
   if ((input.localOnly || input.request.localOnly) && !target.upstream.own) return 'not_local'
   if (!target.operations.includes(input.request.operation)) return `no_${input.request.operation}`
@@ -168,8 +169,12 @@ const inputOf: Record<Operation, string> = { chat: 'messages', complete: 'prompt
 
 function refusal(input: DecisionInput, rejected: readonly Rejected[], view: DecisionView): GatewayError {
   const { request } = input
-  const reasons = new Set(rejected.map(({ reason }) => reason))
+  // Of providers that the request is not for, nothing need be said.
+  const reasons = new Set(rejected.filter(({ reason }) => reason !== 'not_chosen').map(({ reason }) => reason))
   const model = `The model "${request.model}"`
+  if (request.providers !== undefined && reasons.size === 0 && rejected.length > 0) {
+    return new GatewayError('model_not_found', `${model} is not offered by ${request.providers.join(' or ')} here.`, { param: 'model' })
+  }
   const only = (reason: Rejection): boolean => reasons.size === 1 && reasons.has(reason)
   // A target that may not be asked anyway has no room for this request and frees none.
   const left = (...given: readonly Rejection[]): Target[] =>

@@ -27,6 +27,20 @@ export interface DispatchPorts {
   readonly newId: () => string
   /** The catalog is wrong about this target. */
   readonly onMissing: (target: Target) => void
+  /** Takes a request for which every machine is full, to run it later; absent where nothing can wait. */
+  readonly overflow?: Overflow
+}
+
+/** Whoever takes a request over tells its reply of everything from here on. */
+export type Overflow = (waiting: { readonly request: ModelRequest; readonly caller: Caller; readonly reply: Reply }) => Run
+
+/** A place that a request was given when its turn came. */
+export interface Claimed {
+  readonly target: Target
+  /** Of the first call. */
+  readonly attemptId: string
+  /** The slot of that call is ours already; the dispatch gives it back. Not so for rented targets. */
+  readonly hasSlot: boolean
 }
 
 export interface Run {
@@ -36,10 +50,10 @@ export interface Run {
 }
 
 export interface Dispatch {
-  /** Carries the request through; `reply` hears of everything. */
-  run(request: ModelRequest, caller: Caller, reply: Reply): Run
-  /** What would be done with it now, touching nothing. */
-  plan(request: ModelRequest, caller: Caller): Decision
+  /** Carries the request through; `reply` hears of everything. With `claimed`, it has waited, and begins there. */
+  run(request: ModelRequest, caller: Caller, reply: Reply, claimed?: Claimed): Run
+  /** What would be done with it now, touching nothing. With `mayQueue`, full machines are no reason to refuse it. */
+  plan(request: ModelRequest, caller: Caller, mayQueue?: boolean): Decision
   /** Whether a target honours a feature by itself. */
   canCarry(target: Target, feature: ModelRequest['needs'][number]): boolean
 }
@@ -58,7 +72,7 @@ export function createDispatch(ports: DispatchPorts): Dispatch {
     averageMs: target => ports.load.averageMs(target.upstream.id)
   }
 
-  function planned(request: ModelRequest, caller: Caller): { decision: Decision; space: VectorSpace | null } {
+  function planned(request: ModelRequest, caller: Caller, mayQueue: boolean): Planned {
     const catalog = ports.catalog()
     const isEmbedding = request.operation === 'embed'
     // Vectors of two models cannot be mixed, so nothing about embeddings is left to chance.
@@ -77,14 +91,19 @@ export function createDispatch(ports: DispatchPorts): Dispatch {
       return { decision: { action: 'refuse', error: error as GatewayError, rejected: [] }, space }
     }
     const { targets, ordered } = resolution
-    return { decision: decide({ request, caller, targets, ordered, space, localOnly: ports.localOnly, mayQueue: false }, view), space }
+    return { decision: decide({ request, caller, targets, ordered, space, localOnly: ports.localOnly, mayQueue }, view), space }
   }
 
   return {
-    run: (request, caller, reply) => createRun({ ports, view, planned, request, caller, reply }),
-    plan: (request, caller) => planned(request, caller).decision,
+    run: (request, caller, reply, claimed) => createRun({ ports, view, planned, request, caller, reply, claimed: claimed ?? null }),
+    plan: (request, caller, mayQueue = false) => planned(request, caller, mayQueue).decision,
     canCarry: (target, feature) => view.canCarry(target, feature) && (target.features === null || target.features.has(feature))
   }
+}
+
+interface Planned {
+  readonly decision: Decision
+  readonly space: VectorSpace | null
 }
 
 function unknownModel(model: string, nearest: readonly string[]): GatewayError {
@@ -100,15 +119,19 @@ function createRun({
   planned,
   request,
   caller,
-  reply
+  reply,
+  claimed
 }: {
   ports: DispatchPorts
   view: DecisionView
-  planned: (request: ModelRequest, caller: Caller) => { decision: Decision; space: VectorSpace | null }
+  planned: (request: ModelRequest, caller: Caller, mayQueue: boolean) => Planned
   request: ModelRequest
   caller: Caller
   reply: Reply
+  claimed: Claimed | null
 }): Run {
+  // Whoever had its turn does not queue up again: it has the machine it was given, or fails over to a free one.
+  const overflow = claimed === null ? ports.overflow : undefined
   const beganAt = ports.now()
   const calls: CallRecord[] = []
   let ranked: readonly Target[] = []
@@ -120,23 +143,40 @@ function createRun({
   let started = false
   let over = false
   let handle: AttemptHandle | null = null
+  let successor: Run | null = null
   let cancelled: GatewayError | 'silent' | null = null
   let lastError: GatewayError | null = null
   let largestContextTried = 0
 
   begin()
-  return { resume: () => handle?.resume(), cancel }
+  return { resume: () => (successor ?? handle)?.resume(), cancel }
 
   function begin(): void {
-    const plan = planned(request, caller)
+    const plan = planned(request, caller, overflow !== undefined)
     const { decision } = plan
     space = plan.space
     rejected = [...decision.rejected]
+    if (claimed !== null) return beginAt(claimed, decision)
     if (decision.action === 'refuse') return finish('failed', decision.error)
-    if (decision.action === 'enqueue') return finish('failed', new GatewayError('no_capacity', 'Every machine for this model is busy.'))
+    if (decision.action === 'enqueue') return wait()
     ranked = decision.ranked
     reason = decision.reason
     tryNext()
+  }
+
+  /** What was decided when the place was given holds, whatever the moment says: the place is taken. */
+  function beginAt({ target, attemptId, hasSlot }: Claimed, decision: Decision): void {
+    const others = decision.action === 'run' ? decision.ranked.filter(({ id }) => id !== target.id) : []
+    ranked = [target, ...others]
+    reason = 'waited'
+    next = 1
+    run({ id: attemptId, request, target }, hasSlot)
+  }
+
+  function wait(): void {
+    if (overflow === undefined) return finish('failed', allFull())
+    over = true
+    successor = overflow({ request, caller, reply })
   }
 
   function tryNext(): void {
@@ -144,11 +184,11 @@ function createRun({
     if (cancelled !== null)
       return finish('aborted', cancelled === 'silent' ? new GatewayError('client_gone', 'The client went away.') : cancelled)
     const target = ranked[next++]
-    if (target === undefined) return finish('failed', lastError ?? allFull())
+    if (target === undefined) return attempts === 0 && lastError === null ? wait() : finish('failed', lastError ?? allFull())
     const attempt: Attempt = { id: ports.newId(), request, target }
     const device = target.upstream.device
     if (device === null) return run(attempt, false)
-    ports.slots.claim(device.id, attempt.id).then(
+    ports.slots.claim(device.id, attempt.id, { mayOvertake: claimed !== null }).then(
       granted => {
         if (granted) return run(attempt, true)
         rejected.push({ target: target.id, reason: 'full' })
@@ -242,8 +282,8 @@ function createRun({
 
   function ended(end: CallEnd): void {
     // Without the answer itself: the record lives as long as the request's line in the log.
-    const { target, outcome, error, startedAt, durationMs, ttftMs, usage, settled } = end
-    calls.push({ target, outcome, error, startedAt, durationMs, ttftMs, usage, settled })
+    const { attemptId, target, outcome, error, startedAt, durationMs, ttftMs, usage, settled } = end
+    calls.push({ attemptId, target, outcome, error, startedAt, durationMs, ttftMs, usage, settled })
     learn(end.target, end.error)
     const failure = end.error
     if (failure === null) return answer(end)
@@ -315,6 +355,7 @@ function createRun({
   }
 
   function cancel(error: GatewayError | null): void {
+    if (successor !== null) return successor.cancel(error)
     if (over || cancelled !== null) return
     cancelled = error ?? 'silent'
     // Between two attempts nothing runs; the next step sees `cancelled`.

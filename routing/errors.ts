@@ -23,6 +23,8 @@ interface ErrorRow {
   readonly jobRetry: boolean
   /** Said to SDKs where their own retry would be useless or dear. */
   readonly shouldRetry: boolean
+  /** Said also where it is worth another try: whoever waited here shall not have to guess by the status. */
+  readonly saysRetry?: true
   /** OpenAI's name for it, where that is another than ours. */
   readonly publicCode?: string
 }
@@ -55,6 +57,7 @@ const table = {
     jobRetry: false,
     shouldRetry: false
   },
+  job_not_finished: { status: 409, type: 'invalid_request_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
   request_timeout: { status: 408, type: 'invalid_request_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: true },
   payload_too_large: {
     status: 413,
@@ -66,6 +69,14 @@ const table = {
   },
   unsupported_media_type: {
     status: 415,
+    type: 'invalid_request_error',
+    nextTarget: false,
+    breaker: 'none',
+    jobRetry: false,
+    shouldRetry: false
+  },
+  idempotency_key_reused: {
+    status: 422,
     type: 'invalid_request_error',
     nextTarget: false,
     breaker: 'none',
@@ -102,8 +113,24 @@ const table = {
     shouldRetry: true,
     publicCode: 'rate_limit_exceeded'
   },
-  no_capacity: { status: 503, type: 'service_unavailable_error', nextTarget: false, breaker: 'none', jobRetry: true, shouldRetry: true },
-  queue_full: { status: 503, type: 'service_unavailable_error', nextTarget: false, breaker: 'none', jobRetry: true, shouldRetry: true },
+  no_capacity: {
+    status: 503,
+    type: 'service_unavailable_error',
+    nextTarget: false,
+    breaker: 'none',
+    jobRetry: true,
+    shouldRetry: true,
+    saysRetry: true
+  },
+  queue_full: {
+    status: 503,
+    type: 'service_unavailable_error',
+    nextTarget: false,
+    breaker: 'none',
+    jobRetry: true,
+    shouldRetry: true,
+    saysRetry: true
+  },
   server_draining: {
     status: 503,
     type: 'service_unavailable_error',
@@ -119,6 +146,15 @@ const table = {
     breaker: 'none',
     jobRetry: true,
     shouldRetry: true
+  },
+  // The disk of the database is full, which no client's retry empties.
+  storage_full: {
+    status: 503,
+    type: 'service_unavailable_error',
+    nextTarget: false,
+    breaker: 'none',
+    jobRetry: true,
+    shouldRetry: false
   },
   upstream_rate_limited: {
     status: 429,
@@ -144,6 +180,8 @@ const table = {
   upstream_broke: { status: 502, type: 'server_error', nextTarget: false, breaker: 'failure', jobRetry: true, shouldRetry: false },
   dimension_mismatch: { status: 502, type: 'server_error', nextTarget: true, breaker: 'none', jobRetry: false, shouldRetry: false },
   client_gone: { status: 499, type: 'invalid_request_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
+  deadline_exceeded: { status: 504, type: 'server_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
+  process_lost: { status: 500, type: 'server_error', nextTarget: false, breaker: 'none', jobRetry: true, shouldRetry: false },
   internal_error: { status: 500, type: 'server_error', nextTarget: false, breaker: 'none', jobRetry: true, shouldRetry: false }
 } as const satisfies Record<string, ErrorRow>
 
@@ -178,6 +216,7 @@ export class GatewayError extends Error {
   readonly breaker: BreakerEffect
   readonly jobRetry: boolean
   readonly shouldRetry: boolean
+  readonly saysRetry: boolean
   readonly retryAfterMs: number | null
   /** The message without what others said. */
   readonly logMessage: string
@@ -194,13 +233,15 @@ export class GatewayError extends Error {
     this.name = 'GatewayError'
     this.code = code
     this.status = options.status ?? row.status
-    this.type = row.type
+    // With this status, what is told is that there are too many.
+    this.type = this.status === 429 && row.status !== 429 ? 'requests' : row.type
     this.param = options.param ?? null
     this.publicCode = options.publicCode ?? row.publicCode ?? code
     this.nextTarget = row.nextTarget
     this.breaker = row.breaker
     this.jobRetry = row.jobRetry
     this.retryAfterMs = options.retryAfterMs ?? null
+    this.saysRetry = row.saysRetry ?? false
     // Above 60 s the SDKs ignore Retry-After and try again at once (measured with openai 7.55).
     this.shouldRetry = options.shouldRetry ?? (row.shouldRetry && (this.retryAfterMs === null || this.retryAfterMs <= 60_000))
   }

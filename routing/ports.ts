@@ -6,6 +6,8 @@ import type { Attempt, Caller, Target, Usage } from './types.ts'
 
 /** Where the answer goes. Called in this order: `start` once, then `frames` or one `body`, then `finish`; or `fail`, whenever it must be. */
 export interface Reply {
+  /** Before `start`: the request was queued as a job, or its place has changed since. At most once a second. */
+  waiting?(place: WaitingPlace): void
   start(facts: ReplyFacts): void
   /** False = the reader is full; `resume` of the run is called when it has room. */
   frames(events: Buffer): boolean
@@ -16,6 +18,14 @@ export interface Reply {
   fail(error: GatewayError): void
   /** Exactly once, after everything else. */
   over(summary: RunSummary): void
+}
+
+/** Where a request stands that waits as a job; nulls when that is not known. */
+export interface WaitingPlace {
+  readonly jobId: string
+  /** 1 = next. */
+  readonly position: number | null
+  readonly etaMs: { readonly p50: number; readonly p90: number } | null
 }
 
 export interface ReplyFacts {
@@ -45,6 +55,7 @@ export interface RunSummary {
 
 /** What is known of one call when it is over. */
 export interface CallRecord {
+  readonly attemptId: string
   readonly target: Target
   readonly outcome: Outcome
   readonly error: GatewayError | null
@@ -85,8 +96,12 @@ export interface Ledger {
 }
 
 export interface Slots {
-  /** One of the machine's places for this attempt; false when all are taken. Throws GatewayError when nobody can say. */
-  claim(deviceId: string, attemptId: string): Promise<boolean>
+  /**
+   * One of the machine's places for this attempt; false when all are taken, or when others wait for one that came before it
+   * (`mayOvertake` does not look at those). Throws GatewayError when nobody can say.
+   */
+  claim(deviceId: string, attemptId: string, options: { readonly mayOvertake: boolean }): Promise<boolean>
+  /** The place is given to whoever waits for it, or free. */
   release(deviceId: string, attemptId: string, afterMs: number): void
 }
 

@@ -180,6 +180,8 @@ export interface Embedding {
 export interface ModelRequest {
   /** UUIDv7. */
   readonly id: string
+  /** Of a request that waited or was submitted as a job. */
+  readonly jobId?: string
   readonly operation: Operation
   readonly body: RequestBody
   /** As the client wrote it. */
@@ -204,6 +206,17 @@ export interface ModelRequest {
   readonly localOnly: boolean
   /** Of the second and further calls for one answer: the target that the first one went to, by id. */
   readonly only?: string
+  /** Providers that alone may answer, as `providerOf` names them; absent = any. */
+  readonly providers?: readonly string[]
+  /** Absent = no deadline, and what was begun ends with its client. */
+  readonly patience?: Patience
+}
+
+/** How long a client waits, and what becomes of its request when it goes away. */
+export interface Patience {
+  /** From the request's arrival to the first token of a stream, or to a whole answer; null = none was given. */
+  readonly deadlineMs: number | null
+  readonly onDisconnect: 'cancel' | 'finish'
 }
 
 export interface Caller {
@@ -216,6 +229,8 @@ export interface Caller {
   /** Names or patterns with `*` of the models and providers it may use; null = all. */
   readonly models: readonly string[] | null
   readonly providers: readonly string[] | null
+  /** Its share among sources that wait; absent = 1. */
+  readonly weight?: number
 }
 
 export type KeyKind = 'admin' | 'source' | 'worker' | 'metrics'
