@@ -5,6 +5,8 @@ import type { Pool } from './pool.ts'
 export interface CostRow {
   readonly attemptId: string
   readonly requestId: string
+  /** Of a request that waited, or was a job from the beginning. */
+  readonly jobId?: string | null
   readonly source: string
   /** A person behind a key that many share. */
   readonly subSource: string | null
@@ -30,14 +32,14 @@ export interface CostRow {
 
 const insertSql = `
 insert into llm_costs (
-       attempt_id, request_id, source, sub_source, key_id, provider, model, device_id, outcome, error_code,
+       attempt_id, request_id, job_id, source, sub_source, key_id, provider, model, device_id, outcome, error_code,
        prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost_nano_usd, price_source, estimated,
        ttft_ms, duration_ms, started_at, finished_at)
-select "attemptId", "requestId", source, "subSource", "keyId", provider, model, "deviceId", outcome, "errorCode",
+select "attemptId", "requestId", "jobId", source, "subSource", "keyId", provider, model, "deviceId", outcome, "errorCode",
        "promptTokens", "completionTokens", "cachedTokens", "reasoningTokens", "costNanoUsd", "priceSource", estimated,
        "ttftMs", "durationMs", to_timestamp("startedAt" / 1000.0), to_timestamp("finishedAt" / 1000.0)
   from jsonb_to_recordset($1::jsonb) as row (
-       "attemptId" uuid, "requestId" uuid, source text, "subSource" text, "keyId" uuid, provider text, model text, "deviceId" text, outcome text, "errorCode" text,
+       "attemptId" uuid, "requestId" uuid, "jobId" uuid, source text, "subSource" text, "keyId" uuid, provider text, model text, "deviceId" text, outcome text, "errorCode" text,
        "promptTokens" bigint, "completionTokens" bigint, "cachedTokens" bigint, "reasoningTokens" bigint, "costNanoUsd" bigint, "priceSource" text, estimated boolean,
        "ttftMs" integer, "durationMs" integer, "startedAt" double precision, "finishedAt" double precision)
     on conflict (attempt_id) do update
@@ -60,7 +62,7 @@ select "attemptId", "requestId", source, "subSource", "keyId", provider, model, 
  * Rows that are there already stay as they are, so a batch may be written again after a doubtful end. Only the estimate
  * for an attempt that was given up as lost gives way to what really came of it.
  */
-export async function insertCosts(pool: Pool, rows: readonly CostRow[]): Promise<void> {
+export async function insertCosts(pool: Pick<Pool, 'query'>, rows: readonly CostRow[]): Promise<void> {
   await pool.query({ name: 'costs.insert', text: insertSql, values: [JSON.stringify(rows)] })
 }
 

@@ -110,6 +110,21 @@ export async function listKeys(pool: Pool, page: { readonly after: string | null
   return rows.map(keyOf)
 }
 
+/** The share of a source, by the largest of its living keys; 1 where it has none of its own, null when there is no such source. */
+export async function sourceWeight(pool: Pool, source: string): Promise<number | null> {
+  const { rows } = await pool.query({
+    name: 'keys.weight',
+    text: `
+select coalesce(max(weight) filter (where revoked_at is null and (expires_at is null or expires_at > now())), 1) as weight
+  from sources
+  left join api_keys on api_keys.source = sources.name
+ where sources.name = $1
+ group by sources.name`,
+    values: [source]
+  })
+  return rows[0]?.weight ?? null
+}
+
 const revokeSql = `
    update api_keys
       set revoked_at = coalesce(revoked_at, now())

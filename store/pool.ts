@@ -12,19 +12,28 @@ export interface Connection {
 }
 
 export type Pool = pg.Pool
+export type Client = pg.PoolClient
 
 /** Without both limits a frozen server hangs every caller for ever. */
 export function createPool(
   connection: Connection,
-  options: { readonly max: number; readonly name: string; readonly onError: (error: Error) => void }
+  options: {
+    readonly max: number
+    readonly name: string
+    readonly onError: (error: Error) => void
+    /** How long a statement may take; 5 s if not given. */
+    readonly queryMs?: number
+  }
 ): Pool {
   const pool = new pg.Pool({
     ...connection,
     max: options.max,
     application_name: `llm-mcp ${options.name}`,
     connectionTimeoutMillis: 2_000,
-    query_timeout: 5_000,
+    query_timeout: options.queryMs ?? 5_000,
     idleTimeoutMillis: 30_000,
+    // A process that is frozen half-way holds nobody up for longer.
+    idle_in_transaction_session_timeout: 10_000,
     keepAlive: true
   })
   pool.on('error', options.onError)
@@ -33,6 +42,26 @@ export function createPool(
     client.on('error', options.onError)
   })
   return pool
+}
+
+/** Runs `act` in one transaction: what it returns is committed, what it throws undoes all of it. */
+export async function inTransaction<T>(pool: Pool, act: (client: Client) => Promise<T>): Promise<T> {
+  const client = await pool.connect()
+  let broken: Error | undefined
+  try {
+    await client.query('begin')
+    const result = await act(client)
+    await client.query('commit')
+    return result
+  } catch (error) {
+    // A connection that cannot even undo is of no use to the next one.
+    await client.query('rollback').catch((failure: Error) => {
+      broken = failure
+    })
+    throw error
+  } finally {
+    client.release(broken)
+  }
 }
 
 /** True for failures of the way to the server, as opposed to a statement it refused. */

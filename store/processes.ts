@@ -7,16 +7,19 @@ export interface ProcessIdentity {
   readonly host: string
   readonly pid: number
   readonly version: string
+  /** What it does: `all` (if not given), `gateway`, `worker`, `planner`. */
+  readonly role?: string
 }
 
 const registerSql = `
-insert into processes (id, host, pid, version)
-values ($1, $2, $3, $4)
+insert into processes (id, host, pid, version, role)
+values ($1, $2, $3, $4, $5)
     on conflict (id) do update set seen_at = now()`
 
 /** Also the heartbeat: a process that was swept away while it was cut off comes back by it. */
 export async function seenProcess(pool: Pick<Pool, 'query'>, process: ProcessIdentity): Promise<void> {
-  await pool.query({ name: 'processes.seen', text: registerSql, values: [process.id, process.host, process.pid, process.version] })
+  const { id, host, pid, version, role = 'all' } = process
+  await pool.query({ name: 'processes.seen', text: registerSql, values: [id, host, pid, version, role] })
 }
 
 export async function removeProcess(pool: Pool, id: string): Promise<void> {

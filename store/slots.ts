@@ -12,24 +12,29 @@ const claimSql = `
         join devices on devices.id = slot.device_id
        where slot.device_id = $1
          and slot.slot_no <= devices.max_concurrency
-         and (slot.process_id is null or not exists (
-           select 1
-             from processes
-            where processes.id = slot.process_id
-              and processes.seen_at > now() - interval '3 seconds'
-         ))
+         and (slot.process_id is null or not process_is_alive(slot.process_id, 3))
        order by slot.slot_no
        limit 1
          for update of slot skip locked
     )
+      -- Nobody overtakes: whoever waits for this machine came before.
+      and not exists (
+        select
+          from unnest($4::text[]) as waiting (lane)
+          join jobs on jobs.lane = waiting.lane and jobs.status = 'queued' and jobs.ready
+    )
 returning slot_no`
 
-/** Takes one free place for an attempt; null when there is none. One statement, safe from any number of processes. */
+/**
+ * Takes one free place for an attempt; null when there is none, or when a job of `lanesAhead` waits for one.
+ * One statement, safe from any number of processes.
+ */
 export async function claimSlot(
   pool: Pool,
-  claim: { readonly deviceId: string; readonly processId: string; readonly attemptId: string }
+  claim: { readonly deviceId: string; readonly processId: string; readonly attemptId: string; readonly lanesAhead: readonly string[] }
 ): Promise<number | null> {
-  const { rows } = await pool.query({ name: 'slots.claim', text: claimSql, values: [claim.deviceId, claim.processId, claim.attemptId] })
+  const { deviceId, processId, attemptId, lanesAhead } = claim
+  const { rows } = await pool.query({ name: 'slots.claim', text: claimSql, values: [deviceId, processId, attemptId, lanesAhead] })
   return rows[0]?.slot_no ?? null
 }
 

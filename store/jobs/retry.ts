@@ -1,0 +1,153 @@
+// Puts a running job back into the queue: because its attempt failed and may succeed later, or because its process ends in order.
+
+import { type Transaction, ticketQueue, within } from './end.ts'
+import type { JobError } from './record.ts'
+
+/** What pg-boss has to do with it. */
+export interface RetryTickets {
+  fail(
+    queue: string,
+    attempt: { id: string; retryCount: number },
+    data: object | null,
+    options: ReturnType<typeof within>
+  ): Promise<unknown>
+}
+
+export interface Retry {
+  readonly id: string
+  readonly attemptNo: number
+  readonly runner: string
+  readonly ticketRetry: number
+  readonly error: JobError
+  /** Not before then, whatever pg-boss's own backoff says. */
+  readonly afterMs: number
+}
+
+/**
+ * Ends the attempt as failed and lets pg-boss say when the next may begin (exponential backoff with jitter). False when the attempt
+ * is not the job's any more; nothing is changed then. Also false when pg-boss has no tries left or no ticket: the caller ends the job.
+ * The transaction is the caller's, and he undoes it on false.
+ */
+export async function retryJob(tx: Transaction, tickets: RetryTickets, retry: Retry): Promise<boolean> {
+  const { id, attemptNo, runner, ticketRetry, error, afterMs } = retry
+  // First the job, then its ticket, as everybody does: in the other order this and a cancel would wait for each other.
+  await tx.query({ name: 'jobs.lock', text: 'select from jobs where id = $1 for update', values: [id] })
+  // A ticket that is at another try stays as it is, and the condition below says so.
+  await tickets.fail(ticketQueue, { id, retryCount: ticketRetry }, null, within(tx))
+  const { rowCount } = await tx.query({
+    name: 'jobs.retry',
+    text: `
+update jobs
+   set status = 'queued',
+       ready = false,
+       run_at = greatest(ticket.start_after, now() + make_interval(secs => $4 / 1000.0)),
+       process_id = null,
+       error = $5
+  from pgboss.job as ticket
+ where jobs.id = $1
+   and attempt_no = $2
+   and process_id = $3
+   and status = 'running'
+   and ticket.name = 'jobs'
+   and ticket.id = jobs.id
+   and ticket.state = 'retry'`,
+    values: [id, attemptNo, runner, afterMs, JSON.stringify(error)]
+  })
+  if (rowCount !== 1) return false
+  await endAttempt(tx, { id, attemptNo, outcome: 'retry', error })
+  return true
+}
+
+/** Puts jobs back that this process was running and has stopped in order. They lose no try, and wait for nothing. Returns their lanes. */
+export async function putBackJobs(
+  tx: Transaction,
+  jobs: readonly { readonly id: string; readonly attemptNo: number }[],
+  runner: string
+): Promise<string[]> {
+  const { rows } = await tx.query({
+    name: 'jobs.put_back',
+    text: `
+update jobs
+   set status = 'queued',
+       ready = true,
+       process_id = null,
+       attempts = attempts - 1
+  from unnest($1::uuid[], $2::integer[]) as given (id, attempt_no)
+ where jobs.id = given.id
+   and jobs.attempt_no = given.attempt_no
+   and process_id = $3
+   and status = 'running'
+returning jobs.id, jobs.attempt_no, lane`,
+    values: [jobs.map(({ id }) => id), jobs.map(({ attemptNo }) => attemptNo), runner]
+  })
+  await tx.query({ name: 'jobs.put_back_tickets', text: 'select put_back_tickets($1)', values: [rows.map(({ id }) => id)] })
+  for (const row of rows) await endAttempt(tx, { id: row.id, attemptNo: row.attempt_no, outcome: 'lost', error: null })
+  return rows.map(({ lane }) => lane)
+}
+
+async function endAttempt(
+  tx: Transaction,
+  end: { readonly id: string; readonly attemptNo: number; readonly outcome: 'retry' | 'lost'; readonly error: JobError | null }
+): Promise<void> {
+  await tx.query({
+    name: 'jobs.end_attempt',
+    text: 'update job_attempts set ended_at = now(), outcome = $3, error = $4 where job_id = $1 and attempt = $2',
+    values: [end.id, end.attemptNo, end.outcome, end.error === null ? null : JSON.stringify(end.error)]
+  })
+}
+
+// What it was charged before was settled when it ended: it comes anew, behind what its source has waiting.
+const chargeSql = `
+   insert into source_vtime as known (source, class, vfinish)
+   select jobs.source, jobs.class, v + ceil(charge / weight)::bigint
+     from jobs
+     join class_vtime on class_vtime.class = jobs.class
+    where id = $1
+       on conflict (source, class) do update
+      set vfinish = greatest(known.vfinish, (select v from class_vtime where class_vtime.class = known.class))
+                    + excluded.vfinish - (select v from class_vtime where class_vtime.class = known.class),
+          changed_at = now()
+returning vfinish`
+
+/**
+ * Queues a job again that is over, with all its tries, at the end of its source's line; its ticket is the caller's.
+ * Returns its lane, or null when it is not over.
+ */
+export async function reviveJob(tx: Transaction, id: string): Promise<{ readonly lane: string; readonly maxAttempts: number } | null> {
+  const { rows } = await tx.query({
+    name: 'jobs.revive',
+    text: `
+update jobs
+   set status = 'queued',
+       ready = true,
+       run_at = now(),
+       attempts = 0,
+       lost_attempts = 0,
+       owner_process = null,
+       device_id = null,
+       provider = null,
+       result = null,
+       error = null,
+       usage = null,
+       finished_at = null,
+       first_token_at = null,
+       started_at = null,
+       deadline_at = null,
+       webhook_status = case when webhook_url is not null then 'waiting' end,
+       webhook_error = null
+ where id = $1
+   and status in ('done', 'error', 'cancelled')
+   and (payload is not null or kind = 'echo')
+returning lane, max_attempts`,
+    values: [id]
+  })
+  if (rows[0] === undefined) return null
+  // The row that all jobs of a source share is locked last.
+  const charged = await tx.query({ name: 'jobs.charge_again', text: chargeSql, values: [id] })
+  await tx.query({
+    name: 'jobs.tag_again',
+    text: 'update jobs set tag = $2::bigint - ceil(charge / weight)::bigint where id = $1',
+    values: [id, charged.rows[0].vfinish]
+  })
+  return { lane: rows[0].lane, maxAttempts: rows[0].max_attempts }
+}
