@@ -18,6 +18,8 @@ export interface LedgerPorts {
 }
 
 export interface RunningLedger extends Ledger {
+  /** What these attempts cost, as far as it is not stored yet: for whoever writes it together with something else. */
+  unstored(attemptIds: readonly string[]): CostRow[]
   /** Writes what waits; resolves when it is stored, or when `ms` have passed. */
   flush(ms: number): Promise<void>
   close(): Promise<void>
@@ -131,6 +133,7 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
     return {
       attemptId: attempt.id,
       requestId: request.id,
+      jobId: request.jobId ?? null,
       source: caller.source,
       subSource: caller.subSource,
       keyId: caller.keyId,
@@ -180,6 +183,7 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
   return {
     begin,
     settle,
+    unstored: attemptIds => waiting.filter(row => attemptIds.includes(row.attemptId)),
     flush,
     async close() {
       closed = true
