@@ -1,0 +1,295 @@
+// The loop that gives jobs to machines: the best job that something free can run, again and again until there is none.
+
+import type { Decision } from '../routing/decide.ts'
+import { GatewayError } from '../routing/errors.ts'
+import { providerOf } from '../routing/targets.ts'
+import type { Caller, ModelRequest, Target } from '../routing/types.ts'
+import { type Candidate, setAside } from '../store/jobs/candidates.ts'
+import { claimJob } from '../store/jobs/claim.ts'
+import type { Pool } from '../store/pool.ts'
+import { type Candidates, headsEach } from './candidates.ts'
+import type { Reach } from './lanes.ts'
+import type { Notices } from './notices.ts'
+import { jobClasses } from './types.ts'
+
+export interface WorkerPorts {
+  readonly pool: Pool
+  readonly processId: string
+  readonly candidates: Candidates
+  readonly notices: Notices
+  /** What would be done with a request now; full machines are a reason to wait. */
+  readonly plan: (request: ModelRequest, caller: Caller) => Decision
+  /** Calls of ours that run on an upstream now. */
+  readonly inFlight: (target: Target) => number
+  /** Whether this process runs jobs that belong to nobody. */
+  readonly runsAny: () => boolean
+  /** Jobs that belong to nobody, at once. */
+  readonly concurrency: number
+  /** How many run here now. */
+  readonly running: () => number
+  /** A claim is ours: run it. `target` null = `echo`. */
+  readonly run: (claimed: { readonly jobId: string; readonly attempt: number; readonly target: Target | null }) => void
+  /** The job can never run: it ends with this error. */
+  readonly refuse: (job: Candidate, error: GatewayError) => Promise<void>
+  readonly mendTickets: (ids: readonly string[]) => Promise<void>
+  readonly newId: () => string
+  readonly now: () => number
+  readonly log: (message: string, error: unknown) => void
+}
+
+export interface Worker {
+  /** Something may have changed: looks for work, now or when it is done with what it does. */
+  wake(): void
+  /**
+   * Gives the place of an attempt that is over to the best job that waits for that machine. False when there is none: then the
+   * place is still the attempt's.
+   */
+  handOver(deviceId: string, attemptId: string): Promise<boolean>
+  /** Forgets which machines were full. */
+  forgetFull(deviceId: string | null): void
+  /** Resolves when it looks for nothing any more. */
+  idle(): Promise<void>
+  /** No further claims. */
+  stop(): Promise<void>
+}
+
+// A machine that was full stays so for as long as an answer takes; whoever frees a place hands it on by himself.
+const fullForMs = 200
+// Nothing can run it as things are: a machine is away, or a provider rests. It must not stand in the way meanwhile.
+const asideMs = 2_000
+const backstopMs = 1_000
+/** Of a rented provider, in one process: more is its rate limits' business. */
+const rentedAtOnce = 64
+// A model that was there when the job came may be back; after a day nobody believes in it.
+const missingForMs = 86_400_000
+// Looks of the backstop.
+const homelessEvery = 60
+
+// Heads that others were quicker to get: after so many looks the next one is their business.
+const missesAtMost = 3
+
+const batch = jobClasses.indexOf('batch')
+
+export function createWorker(ports: WorkerPorts): Worker {
+  const { pool, candidates } = ports
+  const fullUntil = new Map<string, number>()
+  let fullTimer: NodeJS.Timeout | null = null
+  let busy: Promise<void> | null = null
+  let again = false
+  let isStopped = false
+  let failures = 0
+  let looks = 0
+
+  const timer = setInterval(() => {
+    candidates
+      .refresh()
+      .then(() => {
+        wake()
+        if (++looks % homelessEvery === 0) return endHomeless()
+      })
+      .catch((error: unknown) => failed(error))
+  }, backstopMs)
+  timer.unref()
+
+  function failed(error: unknown): void {
+    if (failures++ === 0) ports.log('the queue could not be read; it is tried again', error)
+  }
+
+  function wake(): void {
+    if (isStopped) return
+    again = true
+    busy ??= loop().finally(() => {
+      busy = null
+      if (again) wake()
+    })
+  }
+
+  async function loop(): Promise<void> {
+    try {
+      do {
+        again = false
+        // Until nothing is claimable. What others are claiming right now still looks as if it were.
+        for (let misses = 0; misses < missesAtMost; ) {
+          const outcome = await pass()
+          if (outcome === 'nothing') break
+          misses = outcome === 'moved' ? 0 : misses + 1
+        }
+      } while (again && !isStopped)
+      failures = 0
+    } catch (error) {
+      // The backstop comes back to it.
+      again = false
+      failed(error)
+    }
+  }
+
+  /** Jobs that nothing here can run stand in nobody's way, so that nobody else comes by them. */
+  async function endHomeless(): Promise<void> {
+    if (!ports.runsAny()) return
+    for (const job of await candidates.heads(candidates.lanes(({ devices, unbounded }) => !unbounded && devices.size === 0))) {
+      if (job.ownerProcess !== null || job.request === null) continue
+      const decision = ports.plan(job.request as ModelRequest, job.caller as Caller)
+      if (decision.action === 'refuse' && !mayComeBack(job, decision.error)) await ports.refuse(job, decision.error)
+    }
+  }
+
+  function isFull(deviceId: string): boolean {
+    return (fullUntil.get(deviceId) ?? 0) > ports.now()
+  }
+
+  /** Somebody who does not know of our job yet may free a place without handing it on: we look again by ourselves. */
+  function markFull(deviceId: string): void {
+    fullUntil.set(deviceId, ports.now() + fullForMs)
+    fullTimer ??= setTimeout(() => {
+      fullTimer = null
+      wake()
+    }, fullForMs + 1)
+    fullTimer.unref()
+  }
+
+  function mayRun({ ownerProcess }: Candidate): boolean {
+    // Also one of ours that nobody here waits for any more: it ends as soon as it begins, and stands in nobody's way.
+    if (ownerProcess !== null) return true
+    return ports.runsAny() && ports.running() < ports.concurrency
+  }
+
+  /** One look at the heads: whether one of them made way for the next, or was only taken by somebody else. */
+  async function pass(): Promise<'moved' | 'missed' | 'nothing'> {
+    if (isStopped) return 'nothing'
+    const lanes = candidates.lanes(reach => reach.unbounded || [...reach.devices].some(id => !isFull(id)))
+    if (lanes.length === 0) return 'nothing'
+    let result: 'moved' | 'missed' | 'nothing' = 'nothing'
+    const aside: string[] = []
+    const taken = new Map<string, number>()
+    for (const job of await candidates.heads(lanes)) {
+      if (isStopped) break
+      if (!mayRun(job)) continue
+      const outcome = await place(job)
+      if (outcome === 'aside') aside.push(job.id)
+      if (outcome === 'waits') continue
+      if (outcome !== 'gone') result = 'moved'
+      else if (result === 'nothing') result = 'missed'
+      // The next of this lane may come before all that is left of the others.
+      const count = (taken.get(job.lane) ?? 0) + 1
+      taken.set(job.lane, count)
+      if (count >= headsEach) break
+    }
+    if (aside.length > 0) await setAside(pool, aside, asideMs)
+    return result
+  }
+
+  /** Tries the targets of one job, best first. */
+  async function place(job: Candidate): Promise<'claimed' | 'aside' | 'ended' | 'gone' | 'waits'> {
+    const request = job.request as ModelRequest | null
+    if (request === null) return unlessFull(await claim(job, null, null))
+    const decision = ports.plan(request, job.caller as Caller)
+    if (decision.action === 'refuse') return refused(job, decision.error)
+    // All are full here; those of other processes have their own.
+    if (decision.action === 'enqueue') return 'waits'
+    for (const target of worthIt(job, decision.ranked)) {
+      const { device } = target.upstream
+      if (device === null ? !mayRent(job, target) : isFull(device.id)) continue
+      const outcome = await claim(job, target, null)
+      if (outcome !== 'full') return outcome
+      if (device !== null) markFull(device.id)
+    }
+    return 'waits'
+  }
+
+  /** A batch has time: where a machine of ours can do it, it waits for that one and costs no rent. */
+  function worthIt(job: Candidate, ranked: readonly Target[]): readonly Target[] {
+    if (job.class < batch || !candidates.reach(job.lane).devices.size) return ranked
+    return ranked.filter(({ upstream }) => upstream.own)
+  }
+
+  /** Rented targets have no places that one could hold for another process. */
+  function mayRent({ ownerProcess }: Candidate, target: Target): boolean {
+    if (ownerProcess !== null && ownerProcess !== ports.processId) return false
+    return ports.inFlight(target) < rentedAtOnce
+  }
+
+  async function refused(job: Candidate, error: GatewayError): Promise<'aside' | 'ended'> {
+    if (mayComeBack(job, error)) return 'aside'
+    await ports.refuse(job, error)
+    return 'ended'
+  }
+
+  async function claim(
+    job: Candidate,
+    target: Target | null,
+    fromAttemptId: string | null
+  ): Promise<'claimed' | 'full' | 'gone' | 'waits'> {
+    const attemptId = ports.newId()
+    const { outcome, ...claimed } = await claimJob(pool, {
+      jobId: job.id,
+      deviceId: target?.upstream.device?.id ?? null,
+      provider: target === null ? 'echo' : providerOf(target.upstream),
+      processId: ports.processId,
+      attemptId,
+      fromAttemptId,
+      paid: target !== null && !target.upstream.own
+    })
+    if (outcome === 'no_ticket') {
+      await ports.mendTickets([job.id])
+      return 'gone'
+    }
+    if (outcome === 'full') return 'full'
+    // Its owner is silent: whoever sweeps decides.
+    if (outcome === 'owner_gone') return 'waits'
+    if (outcome !== 'claimed' || !('runner' in claimed)) return 'gone'
+    candidates.served(job.class)
+    if (claimed.runner === ports.processId) ports.run({ jobId: job.id, attempt: claimed.attempt, target })
+    else ports.notices.claimed(claimed.runner, job.id)
+    return 'claimed'
+  }
+
+  async function handOver(deviceId: string, attemptId: string): Promise<boolean> {
+    if (isStopped) return false
+    const lanes = candidates.lanes((reach: Reach) => reach.devices.has(deviceId))
+    if (lanes.length === 0) return false
+    for (const job of await candidates.heads(lanes)) {
+      if (!mayRun(job) || job.request === null) continue
+      const decision = ports.plan(job.request as ModelRequest, job.caller as Caller)
+      const targets = decision.action === 'run' ? decision.ranked : decision.action === 'enqueue' ? decision.feasible : []
+      const target = targets.find(({ upstream }) => upstream.device?.id === deviceId)
+      if (target === undefined) continue
+      const outcome = await claim(job, target, attemptId)
+      if (outcome === 'claimed') return true
+      // The place is not ours any more, or the machine has fewer now.
+      if (outcome === 'full') return false
+    }
+    return false
+  }
+
+  return {
+    wake,
+    handOver,
+    forgetFull(deviceId) {
+      if (deviceId === null) fullUntil.clear()
+      else fullUntil.delete(deviceId)
+    },
+    async idle() {
+      while (busy !== null) await busy
+    },
+    async stop() {
+      isStopped = true
+      clearInterval(timer)
+      if (fullTimer !== null) clearTimeout(fullTimer)
+      await busy
+    }
+  }
+}
+
+function mayComeBack({ createdAt }: Candidate, error: GatewayError): boolean {
+  return error.jobRetry || (error.code === 'model_not_found' && Date.now() - createdAt.getTime() < missingForMs)
+}
+
+/** What needs no machine finds none of them full. */
+function unlessFull<T>(outcome: T | 'full'): T | 'waits' {
+  return outcome === 'full' ? 'waits' : outcome
+}
+
+/** For an error that has to say that nothing is there. */
+export function noMachine(model: string): GatewayError {
+  return new GatewayError('no_capacity', `No machine for "${model}" is here any more.`, { retryAfterMs: 5_000 })
+}
