@@ -1,10 +1,11 @@
 // The way of every model request: whom it counts for, its limits, the run, and the answer in the client's dialect.
 
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Jobs } from '../queue/types.ts'
 import type { Dispatch } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import type { RunSummary } from '../routing/ports.ts'
-import type { Caller, ModelRequest } from '../routing/types.ts'
+import type { Caller, ModelRequest, Patience } from '../routing/types.ts'
 import { callerOf, limitsName } from './caller.ts'
 import { headersSoFar } from './context.ts'
 import { runWhole } from './copies.ts'
@@ -13,12 +14,16 @@ import type { Admission, Limits } from './limits.ts'
 import { wantsToStay } from './local-only.ts'
 import { identity, type Presenter } from './presenter.ts'
 import { createReply } from './reply.ts'
+import { mayRespondAsync, respondAsync } from './respond-async.ts'
 import type { Streams } from './streams.ts'
+import { deadlineExceeded, patienceOf, remainingMs } from './waiting.ts'
 
 export interface AnswerPorts {
   readonly dispatch: Dispatch
   readonly streams: Streams
   readonly limits: Limits
+  /** Absent: whoever prefers to be answered later is answered now. */
+  readonly jobs?: Jobs
 }
 
 /** A request that was read, and how its answer is to look. */
@@ -30,16 +35,27 @@ export interface Asked {
   readonly dropped: readonly string[]
 }
 
-/** Answers on the raw response; from here on nobody else writes to it. Throws or rejects with GatewayError before it has begun. */
-export function answer(ports: AnswerPorts, request: FastifyRequest, reply: FastifyReply, asked: Asked): Promise<void> | void {
+/**
+ * Answers on the raw response, and from here on nobody else writes to it; or with a job, as any route would.
+ * Throws or rejects with GatewayError before it has begun.
+ */
+export function answer(ports: AnswerPorts, request: FastifyRequest, reply: FastifyReply, asked: Asked): Promise<unknown> | undefined {
   const { context } = request
   context.model = asked.request.model
   context.stream = asked.request.stream
+  const patience = patienceOf(request.headers)
   const caller = callerOf(request, () => asked.request.body.json().user)
   context.caller = caller
   const admission = admit(ports.limits, request, caller, estimateOf(asked.request))
-  if (admission instanceof Promise) return admission.then(admitted => run(ports, { request, reply, asked, caller, admission: admitted }))
-  run(ports, { request, reply, asked, caller, admission })
+  const { jobs } = ports
+  if (jobs !== undefined && mayRespondAsync(request.headers, asked)) {
+    const submitting = { request, reply, asked: asked.request, caller, patience }
+    return Promise.resolve(admission).then(admitted => respondAsync({ ...ports, jobs }, { ...submitting, admission: admitted }))
+  }
+  const given = { request, reply, asked, caller, patience }
+  if (admission instanceof Promise) return admission.then(admitted => run(ports, { ...given, admission: admitted }))
+  run(ports, { ...given, admission })
+  return undefined
 }
 
 function run(
@@ -49,10 +65,24 @@ function run(
     reply,
     asked,
     caller,
+    patience,
     admission
-  }: { request: FastifyRequest; reply: FastifyReply; asked: Asked; caller: Caller; admission: Admission }
+  }: {
+    readonly request: FastifyRequest
+    readonly reply: FastifyReply
+    readonly asked: Asked
+    readonly caller: Caller
+    readonly patience: Patience | null
+    readonly admission: Admission
+  }
 ): void {
   const { context } = request
+  const model = patience === null ? asked.request : { ...asked.request, patience }
+  const leftMs = remainingMs(patience, context.startedAt)
+  if (leftMs !== null && leftMs <= 0) {
+    admission.settle(null)
+    throw deadlineExceeded(patience, model.stream)
+  }
   Object.assign(context.headers, admission.headers())
   // Only a page needs what CORS has set, and every answer would pay for the looking.
   if (request.headers.origin !== undefined) Object.assign(context.headers, headersSoFar(reply))
@@ -63,14 +93,15 @@ function run(
   const client = createReply({
     response: reply.raw,
     context,
-    stream: asked.request.stream,
+    stream: model.stream,
     streams,
     presenter: asked.presenter ?? identity,
     dropped: asked.dropped,
+    patience,
     onOver: summary => admission.settle(tokensOf(summary))
   })
   try {
-    client.attach(runWhole(dispatch, asked.request, caller, client))
+    client.attach(runWhole(dispatch, model, caller, client))
   } catch (error) {
     client.fail(toGatewayError(error))
     admission.settle(null)

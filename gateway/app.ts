@@ -11,6 +11,7 @@ import { bodyBytesAtMost } from './body.ts'
 import type { RequestContext } from './context.ts'
 import type { KeyCache } from './keys.ts'
 import type { Limits } from './limits.ts'
+import type { JobMetrics } from './metrics/jobs.ts'
 import { createMetrics, type LimitName, type MetricsPorts } from './metrics.ts'
 import { registerAuth } from './plugins/auth.ts'
 import { registerCors } from './plugins/cors.ts'
@@ -23,6 +24,7 @@ import { registerCompletions } from './routes/completions.ts'
 import { type CostsPorts, registerCosts } from './routes/costs.ts'
 import { registerEmbeddings } from './routes/embeddings.ts'
 import { registerHealth } from './routes/health.ts'
+import { type JobsPorts, registerJobs } from './routes/jobs.ts'
 import { type KeysPorts, registerKeys } from './routes/keys.ts'
 import { registerMetrics } from './routes/metrics.ts'
 import { registerModels } from './routes/models.ts'
@@ -39,11 +41,12 @@ export interface AppPorts {
   readonly unavailable: () => ReadonlySet<string>
   readonly keyCache: KeyCache
   readonly keys: KeysPorts
+  readonly jobs: Pick<JobsPorts, 'jobs' | 'webhooks' | 'weightOf'>
   readonly costs: CostsPorts
   /** What is not interpreted: where it goes, and how it is booked. */
   readonly passthrough: Pick<PassthroughPorts, 'provider' | 'paths' | 'localOnly' | 'ledger' | 'outbound' | 'target'>
   /** Of machines and breakers; the rest of the metrics is counted here. */
-  readonly state: Pick<MetricsPorts, 'slots' | 'breakers'>
+  readonly state: Pick<MetricsPorts, 'slots' | 'breakers' | 'jobs'>
   readonly pingDatabase: () => Promise<void>
   readonly auth: boolean
   readonly allowedHosts: readonly string[]
@@ -66,6 +69,8 @@ export interface RequestLine {
 
 export interface Gateway {
   readonly app: FastifyInstance
+  /** What happened to jobs is counted here, wherever it happened in this process. */
+  readonly jobMetrics: JobMetrics
   /** Refuses new requests, lets the open ones finish for `ms`, then ends them with an error frame, and closes. */
   drain(ms: number): Promise<void>
 }
@@ -136,12 +141,13 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
   // 3. the routes
-  const calls = { dispatch: ports.dispatch, limits: ports.limits, streams, prefixes }
+  const calls = { dispatch: ports.dispatch, limits: ports.limits, jobs: ports.jobs.jobs, streams, prefixes }
   registerChat(app, calls)
   registerCompletions(app, calls)
   registerEmbeddings(app, calls)
   registerResponses(app, { ...calls, newId: ports.newId })
   registerModels(app, { catalog: ports.catalog, prefixes, canCarry: ports.dispatch.canCarry, unavailable: ports.unavailable })
+  registerJobs(app, { ...ports.jobs, dispatch: ports.dispatch, limits: ports.limits, streams, newId: ports.newId, now: Date.now })
   registerKeys(app, ports.keys)
   registerCosts(app, ports.costs)
   registerPassthrough(app, {
@@ -177,5 +183,5 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
     clearTimeout(late)
   }
 
-  return { app, drain }
+  return { app, jobMetrics: metrics, drain }
 }

@@ -13,9 +13,6 @@ type Json = Record<string, unknown>
 
 /** What a request asks of one call that gives more than one choice. */
 const severalFeatures: readonly Feature[] = ['n', 'prompts']
-// A machine whose places are taken by others meanwhile is busy, not broken; its place comes when one of theirs ends.
-const retryEveryMs = 250
-const patienceMs = 120_000
 // Each call reads and writes it anew; more is work for half a minute, out of one request.
 const sentBytesAtMost = 256 * 1024 * 1024
 
@@ -23,12 +20,13 @@ const sentBytesAtMost = 256 * 1024 * 1024
 function splitOver(dispatch: Dispatch, request: ModelRequest, caller: Caller): readonly Target[] | null {
   const several = request.needs.filter(feature => severalFeatures.includes(feature))
   if (several.length === 0) return null
-  const plan = dispatch.plan({ ...request, needs: otherNeeds(request) }, caller)
+  const plan = dispatch.plan({ ...request, needs: otherNeeds(request) }, caller, true)
   // The first copy is refused then, for what keeps it from running and not for what we would have done ourselves.
-  if (plan.action !== 'run') return []
-  const first = plan.ranked[0]
+  if (plan.action === 'refuse') return []
+  const targets = plan.action === 'run' ? plan.ranked : plan.feasible
+  const first = targets[0]
   if (first === undefined || several.every(feature => dispatch.canCarry(first, feature))) return null
-  return plan.ranked
+  return targets
 }
 
 /**
@@ -84,8 +82,8 @@ function runCopies({
   let facts: ReplyFacts | null = null
   let started = false
   let envelope: Json | null = null
-  let lastProgressAt = performance.now()
-  let timer: NodeJS.Timeout | null = null
+  /** The one whose place in the queue the client hears of. */
+  let queued: Copy | null = null
   let failed: GatewayError | null = null
   let cancelled: { readonly error: GatewayError | null } | null = null
   let over = false
@@ -104,7 +102,7 @@ function runCopies({
     else if (failed !== null) run.cancel(null)
   }
 
-  /** As many as the target has places for; those that it refuses all the same wait until one of ours is over. */
+  /** As many as the target has places for; those that it refuses all the same wait here until one of ours is over. */
   function launchMore(): void {
     if (only === undefined || failed !== null || cancelled !== null) return
     const places = placesOf(only, request)
@@ -117,7 +115,14 @@ function runCopies({
   function replyOf(copy: Copy): Reply {
     let told: GatewayError | null = null
     let delivered = false
+    let hasWaited = false
     return {
+      waiting(place) {
+        hasWaited = true
+        if (facts !== null || failed !== null) return
+        queued ??= copy
+        if (queued === copy) reply.waiting?.(place)
+      },
       start(known) {
         delivered = true
         if (facts !== null) return
@@ -137,13 +142,12 @@ function runCopies({
       over(summary) {
         copy.run = null
         summaries.push(summary)
-        if (told?.code === 'no_capacity' && !delivered && mayWait(copy)) {
+        // Whoever has waited in the queue has waited long enough.
+        if (told?.code === 'no_capacity' && !delivered && !hasWaited && mayWait(copy)) {
           copy.state = 'waiting'
-          timer ??= setTimeout(again, retryEveryMs)
           return
         }
         copy.state = 'over'
-        lastProgressAt = performance.now()
         if (summary.outcome !== 'ok') fail(told ?? summary.error)
         launchMore()
         settle()
@@ -151,17 +155,9 @@ function runCopies({
     }
   }
 
-  /** A place comes free when another of ours is over, or, while the answer has begun, when somebody else's is. */
+  /** Where nothing queues, a place comes free when another of ours is over; for the places of others nobody waits. */
   function mayWait(copy: Copy): boolean {
-    if (failed !== null || cancelled !== null) return false
-    // Ours end by themselves, however long they take; only for the places of others is there a limit.
-    if (copies.some(other => other !== copy && other.state === 'running')) return true
-    return facts !== null && performance.now() - lastProgressAt <= patienceMs
-  }
-
-  function again(): void {
-    timer = null
-    launchMore()
+    return failed === null && cancelled === null && copies.some(other => other !== copy && other.state === 'running')
   }
 
   function begin(known: ReplyFacts): void {
@@ -196,8 +192,6 @@ function runCopies({
   }
 
   function stopOthers(error: GatewayError | null): void {
-    if (timer !== null) clearTimeout(timer)
-    timer = null
     for (const copy of copies) if (copy.state === 'waiting') copy.state = 'over'
     each(run => run.cancel(error))
   }

@@ -4,6 +4,7 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { CallRecord, Outcome } from '../routing/ports.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { RequestContext } from './context.ts'
+import { createJobMetrics, type JobCounts, type JobMetrics } from './metrics/jobs.ts'
 import { labelOf, modelRoutes, other, routeLabel, statusLabel } from './metrics/labels.ts'
 import { processNumbers } from './metrics/process.ts'
 
@@ -13,11 +14,13 @@ export interface MetricsPorts {
   readonly slots: () => readonly { readonly device: string; readonly max: number; readonly inUse: number }[]
   readonly breakers: () => readonly { readonly target: string; readonly open: boolean }[]
   readonly openStreams: () => number
+  /** Over all processes; absent where there is no queue, null while nobody knows. */
+  readonly jobs?: () => JobCounts | null
 }
 
 export type LimitName = 'requests' | 'tokens' | 'concurrency'
 
-export interface Metrics {
+export interface Metrics extends JobMetrics {
   /** Of a request that is over, whatever became of it. `route` as it was registered. */
   request(context: RequestContext, line: { readonly route: string; readonly status: number; readonly retryCount: number }): void
   /** A request was refused by a limit of its source. */
@@ -76,7 +79,10 @@ export function createMetrics(ports: MetricsPorts): Metrics {
   const costs = counter('llm_mcp_cost_usd_total', 'Dollars as booked, electricity of own machines included.', 'provider')
   const unknownCosts = counter('llm_mcp_cost_unknown_total', 'Calls whose price nobody knows: not in llm_mcp_cost_usd_total.', 'provider')
 
-  // 3. what is so at this moment
+  // 3. jobs
+  const jobs = createJobMetrics({ counter, gauge, histogram }, ports.jobs)
+
+  // 4. what is so at this moment
   let inFlight = 0
   gauge('llm_mcp_requests_in_flight', 'Requests being handled.', [], gauge => gauge.set(inFlight))
   gauge('llm_mcp_open_streams', 'Model answers that are not over.', [], gauge => gauge.set(ports.openStreams()))
@@ -148,6 +154,7 @@ export function createMetrics(ports: MetricsPorts): Metrics {
   }
 
   return {
+    ...jobs,
     contentType: registry.contentType,
     text: () => registry.metrics(),
     began() {

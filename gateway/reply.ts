@@ -6,20 +6,24 @@ import type { Run } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import type { Reply, ReplyFacts, RunSummary } from '../routing/ports.ts'
 import { providerOf } from '../routing/targets.ts'
+import type { Patience } from '../routing/types.ts'
 import { type RequestContext, standardHeaders } from './context.ts'
 import { errorReply } from './plugins/errors.ts'
 import type { Presenter } from './presenter.ts'
 import type { OpenStream, Streams } from './streams.ts'
+import { deadlineExceeded, queuedComment, remainingMs } from './waiting.ts'
 
-const keepAlive = Buffer.from(': keep-alive\n\n')
+export const keepAlive = Buffer.from(': keep-alive\n\n')
 // Status and headers wait for the first token this long, then go out without it.
 const headersAtLatestMs = 10_000
+// Whoever is queued is told so after this long, counted from the arrival of its request.
+const queuedHeadersAtLatestMs = 2_000
 // Proxies and clients give a silent connection up after 15 s and more.
-const keepAliveMs = 12_000
+export const keepAliveMs = 12_000
 // A reader that takes nothing for so long is gone, whatever its socket says.
-const stalledMs = 30_000
+export const stalledMs = 30_000
 
-const streamHeaders = {
+export const streamHeaders = {
   'content-type': 'text/event-stream; charset=utf-8',
   'cache-control': 'no-cache, no-transform',
   'x-accel-buffering': 'no'
@@ -38,6 +42,7 @@ export function createReply({
   streams,
   presenter,
   dropped,
+  patience,
   onOver
 }: {
   response: ServerResponse
@@ -47,6 +52,8 @@ export function createReply({
   presenter: Presenter
   /** Hints left out on the way in. */
   dropped: readonly string[]
+  /** Null: no deadline, and the run ends with its client. */
+  patience: Patience | null
   /** After everything else, once. */
   onOver: (summary: RunSummary) => void
 }): ClientReply {
@@ -55,13 +62,46 @@ export function createReply({
   let lastWriteAt = openedAt
   let pendingBytes = 0
   let pendingSince = openedAt
+  let facts: ReplyFacts | null = null
+  let isOver = false
+  // The run goes on for nobody: what it says is thrown away.
+  let isGone = false
+  /** Where the request stands, as a comment; null when it does not wait. */
+  let place: string | null = null
+  let placeTold: string | null = null
+  let headersTimer: NodeJS.Timeout | null = null
+  const deadlineTimer = startDeadline()
   const open: OpenStream = { tick, end: error => run?.cancel(error) }
   streams.add(open)
   response.on('close', closed)
   response.on('drain', drained)
 
+  function startDeadline(): NodeJS.Timeout | undefined {
+    const leftMs = remainingMs(patience, context.startedAt)
+    if (leftMs === null) return undefined
+    return setTimeout(() => run?.cancel(deadlineExceeded(patience, stream)), Math.max(0, leftMs))
+  }
+
+  function stopTimers(): void {
+    stopWaiting()
+    clearTimeout(deadlineTimer)
+  }
+
+  function stopWaiting(): void {
+    place = null
+    if (headersTimer !== null) clearTimeout(headersTimer)
+    headersTimer = null
+  }
+
   function closed(): void {
+    if (patience?.onDisconnect === 'finish' && run !== null && !isOver) {
+      // It stays among the open ones, so that a shutdown waits for it, and ends it when it takes too long.
+      isGone = true
+      stopWaiting()
+      return run.resume()
+    }
     streams.remove(open)
+    stopTimers()
     // After the answer's end this finds nothing left to cancel.
     run?.cancel(null)
   }
@@ -71,6 +111,7 @@ export function createReply({
   }
 
   function tick(now: number): void {
+    if (isGone) return
     const pending = unsentBytes(response)
     if (pending !== pendingBytes) {
       pendingBytes = pending
@@ -84,6 +125,7 @@ export function createReply({
       if (now - openedAt >= headersAtLatestMs) openStream(null)
       else return
     }
+    tellPlace()
     if (now - lastWriteAt >= keepAliveMs) write(keepAlive)
   }
 
@@ -91,7 +133,19 @@ export function createReply({
     response.writeHead(200, { ...standardHeaders(context), ...streamHeaders, ...(facts === null ? {} : factHeaders(shown(facts))) })
     const opening = presenter.open()
     if (opening !== null) write(opening)
-    if (facts === null) write(keepAlive)
+    if (place !== null) tellPlace()
+    else if (facts === null) write(keepAlive)
+  }
+
+  function openQueued(): void {
+    if (!response.headersSent) openStream(null)
+  }
+
+  /** Once each; a reader that is full gets the last one when it has room. */
+  function tellPlace(): void {
+    if (place === null || place === placeTold || response.writableNeedDrain) return
+    placeTold = place
+    write(Buffer.from(place))
   }
 
   function shown(facts: ReplyFacts): ReplyFacts {
@@ -108,17 +162,30 @@ export function createReply({
     response.end(body)
   }
 
-  let facts: ReplyFacts | null = null
-
   return {
     attach(attached) {
       run = attached
     },
+    waiting(now) {
+      if (isGone || facts !== null) return
+      context.headers['x-llm-mcp-job-id'] = now.jobId
+      // A whole answer is simply held.
+      if (!stream) return
+      place = queuedComment(now)
+      if (response.headersSent) return tellPlace()
+      const leftMs = context.startedAt + queuedHeadersAtLatestMs - performance.now()
+      headersTimer ??= setTimeout(openQueued, Math.max(0, leftMs))
+    },
     start(known) {
+      stopWaiting()
       facts = known
+      if (isGone) return
+      // A whole answer must be there in time, a stream its first token.
+      if (stream) clearTimeout(deadlineTimer)
       if (stream && !response.headersSent) openStream(known)
     },
     frames(events) {
+      if (isGone) return true
       let bytes: Buffer | null
       try {
         bytes = presenter.frames(events)
@@ -129,6 +196,8 @@ export function createReply({
       return bytes === null || bytes.length === 0 ? !response.writableNeedDrain : write(bytes)
     },
     body(json) {
+      stopTimers()
+      if (isGone) return
       let answer: Buffer
       try {
         answer = presenter.body(json)
@@ -138,9 +207,11 @@ export function createReply({
       send(200, { 'content-type': 'application/json; charset=utf-8', ...(facts === null ? {} : factHeaders(shown(facts))) }, answer)
     },
     finish(done) {
+      if (isGone) return
       response.end(presenter.finish(done))
     },
     fail(failure) {
+      stopTimers()
       const error = presenter.error(failure)
       context.error = error
       if (response.destroyed) return
@@ -153,6 +224,9 @@ export function createReply({
       send(answer.status, answer.headers, answer.body)
     },
     over(summary: RunSummary) {
+      isOver = true
+      stopTimers()
+      if (isGone) streams.remove(open)
       context.summary = summary
       context.error ??= summary.error
       onOver(summary)

@@ -7,7 +7,7 @@ import { mayThink, type ThinkFields, thinkFields, wishedThinking } from './think
 import { flag, isGiven, type Json, positiveWhole, unsupported, wrong } from './values.ts'
 import { type Assembly, createBatch, createIdentity, type EventWriter, type ReplyPorts, usageJson } from './writing.ts'
 
-const fields = ['best_of', 'echo', 'logprobs', 'max_tokens', 'n', 'prompt', 'suffix'] as const
+const fields = ['best_of', 'echo', 'logprobs', 'max_tokens', 'n', 'prompt', 'raw', 'suffix'] as const
 // Only what is listed can be read below, so that the list is true.
 type CompletionBody = Readonly<Partial<Record<(typeof fields)[number], unknown>>> & ThinkFields
 
@@ -45,6 +45,8 @@ export function toNativeCompletion({ body, input }: ModelRequest, target: Target
   }
   const parts = {
     suffix: asked.suffix === '' ? undefined : asked.suffix,
+    // Ollama's own: the prompt without the model's template.
+    raw: flag(asked.raw, 'raw') === true ? true : undefined,
     // A model left to itself would think its few tokens away, and thoughts are no part of a completion.
     think: thinkOf(asked, target),
     keep_alive: target.upstream.device?.keepAlive,

@@ -5,6 +5,7 @@ export const other = 'other'
 export const modelRoutes = ['/v1/chat/completions', '/v1/completions', '/v1/embeddings', '/v1/responses'] as const
 const namedRoutes: ReadonlySet<string> = new Set([
   ...modelRoutes,
+  '/v1/jobs',
   '/v1/models',
   '/v1/audio/*',
   '/v1/images/*',
@@ -20,6 +21,7 @@ export function routeLabel(route: string): string {
   if (namedRoutes.has(route)) return route
   const path = route.startsWith('/v1/') ? route : `/v1${route}`
   if (namedRoutes.has(path)) return path
+  if (path.startsWith('/v1/jobs/')) return '/v1/jobs'
   return path === '/v1/models/*' ? '/v1/models' : other
 }
 

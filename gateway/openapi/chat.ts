@@ -1,6 +1,17 @@
 // POST /v1/chat/completions and the legacy /v1/completions, described.
 
-import { answerHeaders, jsonBody, localOnly, modelRefusals, nullable, type OperationDocs, type Part, ref } from './parts.ts'
+import {
+  answerHeaders,
+  jsonBody,
+  localOnly,
+  modelRefusals,
+  nullable,
+  type OperationDocs,
+  type Part,
+  patience,
+  ref,
+  respondAsync
+} from './parts.ts'
 
 const untouched = 'Fields that are not listed travel on untouched.'
 
@@ -169,7 +180,7 @@ export const chatDocs: OperationDocs = {
   operationId: 'createChatCompletion',
   tags: ['Models'],
   summary: 'Answer a conversation',
-  parameters: [localOnly],
+  parameters: [localOnly, ...patience, respondAsync],
   requestBody: jsonBody(ref('schemas', 'ChatRequest'), {
     simple: { model: 'auto', messages: [{ role: 'user', content: 'Say hello' }] },
     streamed: { model: 'auto', stream: true, stream_options: { include_usage: true }, messages: [{ role: 'user', content: 'Say hello' }] }
@@ -200,7 +211,7 @@ export const completionsDocs: OperationDocs = {
   operationId: 'createCompletion',
   tags: ['Models'],
   summary: 'Continue a text (legacy)',
-  parameters: [localOnly],
+  parameters: [localOnly, ...patience],
   requestBody: jsonBody(ref('schemas', 'CompletionRequest'), { simple: { model: 'qwen3:32b', prompt: 'Once upon a', max_tokens: 4 } }),
   responses: {
     200: answered(

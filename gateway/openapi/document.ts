@@ -3,6 +3,7 @@
 import { chatDocs, chatSchemas, completionsDocs } from './chat.ts'
 import { costsDocs, costsSchemas } from './costs.ts'
 import { embeddingsDocs, embeddingsSchemas } from './embeddings.ts'
+import { cancelJobDocs, jobDocs, jobsSchemas, listJobsDocs, redeliverJobDocs, retryJobDocs, streamJobDocs, submitJobDocs } from './jobs.ts'
 import { createKeyDocs, deleteKeyDocs, keysSchemas, listKeysDocs } from './keys.ts'
 import { modelDocs, modelsDocs, modelsSchemas } from './models.ts'
 import { healthDocs, metricsDocs, readyDocs } from './operation.ts'
@@ -35,6 +36,13 @@ const described: Readonly<Record<string, OperationDocs>> = {
   'POST /v1/responses': responsesDocs,
   'GET /v1/models': modelsDocs,
   'GET /v1/models/{model}': modelDocs,
+  'POST /v1/jobs': submitJobDocs,
+  'GET /v1/jobs': listJobsDocs,
+  'GET /v1/jobs/{id}': jobDocs,
+  'POST /v1/jobs/{id}/cancel': cancelJobDocs,
+  'POST /v1/jobs/{id}/retry': retryJobDocs,
+  'POST /v1/jobs/{id}/webhook': redeliverJobDocs,
+  'GET /v1/jobs/{id}/stream': streamJobDocs,
   'POST /v1/keys': createKeyDocs,
   'GET /v1/keys': listKeysDocs,
   'DELETE /v1/keys/{id}': deleteKeyDocs,
@@ -63,7 +71,7 @@ export function openApiDocument(facts: DocumentFacts): OpenApiDocument {
     },
     servers: [{ url: '/' }],
     security: [{ key: [] }],
-    tags: ['Models', 'Passed through', 'Keys', 'Costs', 'Operation'].map(name => ({ name })),
+    tags: ['Models', 'Jobs', 'Passed through', 'Keys', 'Costs', 'Operation'].map(name => ({ name })),
     paths,
     components: {
       ...components,
@@ -73,6 +81,7 @@ export function openApiDocument(facts: DocumentFacts): OpenApiDocument {
         ...embeddingsSchemas,
         ...responsesSchemas,
         ...modelsSchemas,
+        ...jobsSchemas,
         ...keysSchemas,
         ...costsSchemas
       }

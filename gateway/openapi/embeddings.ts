@@ -1,6 +1,6 @@
 // POST /v1/embeddings, described.
 
-import { answerHeaders, jsonBody, localOnly, modelRefusals, nullable, type OperationDocs, ref } from './parts.ts'
+import { answerHeaders, jsonBody, localOnly, modelRefusals, nullable, type OperationDocs, patience, ref, respondAsync } from './parts.ts'
 
 export const embeddingsSchemas = {
   EmbeddingsRequest: {
@@ -45,7 +45,7 @@ export const embeddingsDocs: OperationDocs = {
   operationId: 'createEmbeddings',
   tags: ['Models'],
   summary: 'Turn texts into vectors',
-  parameters: [localOnly],
+  parameters: [localOnly, ...patience, respondAsync],
   requestBody: jsonBody(ref('schemas', 'EmbeddingsRequest'), {
     simple: { model: 'nomic-embed-text', input: ['first text', 'second text'] }
   }),

@@ -15,7 +15,7 @@ export interface OperationDocs extends Part {
   readonly responses: Part
 }
 
-export type Tag = 'Models' | 'Passed through' | 'Keys' | 'Costs' | 'Operation'
+export type Tag = 'Models' | 'Jobs' | 'Passed through' | 'Keys' | 'Costs' | 'Operation'
 
 export function ref(kind: 'schemas' | 'responses' | 'headers' | 'parameters', name: string): Part {
   return { $ref: `#/components/${kind}/${name}` }
@@ -51,6 +51,11 @@ const errors = {
   ModelNotFound: [
     'There is no such model.',
     new GatewayError('model_not_found', 'The model "qwen3:23b" does not exist here. Did you mean "qwen3:32b"?', { param: 'model' })
+  ],
+  NotFinished: ['The job is not over yet.', new GatewayError('job_not_finished', 'This job is still running; cancel it first.')],
+  KeyReused: [
+    'The idempotency key belongs to another body.',
+    new GatewayError('idempotency_key_reused', 'This Idempotency-Key was used for another body.', { param: 'Idempotency-Key' })
   ],
   TooLarge: ['The body is larger than 32 MiB.', new GatewayError('payload_too_large', 'The request body is larger than 32 MiB.')],
   WrongMediaType: [
@@ -97,10 +102,20 @@ function refused(names: Readonly<Record<number, keyof typeof errors>>): Part {
 /** What an endpoint that calls a model may answer instead. */
 export const modelRefusals = refused({ ...common, ...called })
 
+const others = {
+  400: 'BadRequest',
+  404: 'NotFound',
+  409: 'NotFinished',
+  413: 'TooLarge',
+  415: 'WrongMediaType',
+  422: 'KeyReused',
+  429: 'TooMany',
+  503: 'Unavailable'
+} as const
+
 /** What any other endpoint that needs a key may answer instead. */
-export function refusals(...more: readonly (400 | 404 | 413 | 415)[]): Part {
-  const names = { 400: 'BadRequest', 404: 'NotFound', 413: 'TooLarge', 415: 'WrongMediaType' } as const
-  return refused({ ...common, ...Object.fromEntries(more.map(status => [status, names[status]])) })
+export function refusals(...more: readonly (keyof typeof others)[]): Part {
+  return refused({ ...common, ...Object.fromEntries(more.map(status => [status, others[status]])) })
 }
 
 const headerTexts = {
@@ -120,7 +135,7 @@ const headerTexts = {
   'x-ratelimit-reset-tokens': 'When they are all there again.',
   'retry-after': 'Seconds until it is worth another try.',
   'retry-after-ms': 'The same in milliseconds.',
-  'x-should-retry': '`false`: SDKs do not try again by themselves.'
+  'x-should-retry': '`false`: SDKs do not try again by themselves. `true`: they may, after `retry-after`.'
 }
 
 /** Of an answer of a model. */
@@ -131,6 +146,9 @@ export const answerHeaders = Object.fromEntries(
 )
 
 export const localOnly = ref('parameters', 'localOnly')
+/** How a client waits where every machine is full. */
+export const patience = [ref('parameters', 'deadlineMs'), ref('parameters', 'onDisconnect')]
+export const respondAsync = ref('parameters', 'prefer')
 
 /** `components` of the document, but for the schemas of single endpoints. */
 export const components = {
@@ -151,6 +169,24 @@ export const components = {
       in: 'header',
       description: '`true`: only machines of yours may see this request, whatever its model.',
       schema: { type: 'string', enum: ['true', 'false'] }
+    },
+    deadlineMs: {
+      name: 'x-llm-mcp-deadline-ms',
+      in: 'header',
+      description: 'Milliseconds from the arrival of the request to its first token, or to a whole answer; then it is a 504.',
+      schema: { type: 'integer', minimum: 1, maximum: 86_400_000 }
+    },
+    onDisconnect: {
+      name: 'x-llm-mcp-on-disconnect',
+      in: 'header',
+      description: 'What becomes of the request when its client goes away: `cancel` (if not given), or `finish`.',
+      schema: { type: 'string', enum: ['cancel', 'finish'] }
+    },
+    prefer: {
+      name: 'Prefer',
+      in: 'header',
+      description: '`respond-async`: the request is stored as a job and answered with 202 and the job, whose result is fetched later.',
+      schema: { type: 'string' }
     }
   },
   schemas: {

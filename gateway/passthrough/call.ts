@@ -259,7 +259,7 @@ export function startCall({ ledger, outbound, streams }: CallPorts, facts: CallF
       usage,
       nanoUsd: settled.nanoUsd,
       ttftMs,
-      calls: [{ target, outcome, error, startedAt, durationMs, ttftMs, usage, settled }]
+      calls: [{ attemptId: attempt.id, target, outcome, error, startedAt, durationMs, ttftMs, usage, settled }]
     }
     facts.settleLimits(error !== null ? null : usage === null ? facts.estimatedTokens : usage.promptTokens + usage.completionTokens)
   }

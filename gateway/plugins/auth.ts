@@ -108,9 +108,9 @@ function admit(request: FastifyRequest, record: KeyRecord | null, requires: read
       publicCode: 'insufficient_permissions'
     })
   }
-  const { id, source, kind, models, providers } = record
+  const { id, source, kind, models, providers, weight } = record
   request.context.key = record
-  request.context.caller = { keyId: id, source, subSource: null, kind, models, providers }
+  request.context.caller = { keyId: id, source, subSource: null, kind, models, providers, weight }
 }
 
 function unknownKey(): GatewayError {

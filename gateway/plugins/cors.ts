@@ -5,12 +5,16 @@ import type { FastifyInstance } from 'fastify'
 
 /** What a page may read of our answers, besides what browsers show anyway. */
 const exposed = [
+  'idempotent-replayed',
+  'location',
   'openai-processing-ms',
+  'preference-applied',
   'retry-after',
   'retry-after-ms',
   'x-llm-mcp-cost-usd',
   'x-llm-mcp-device',
   'x-llm-mcp-dropped',
+  'x-llm-mcp-job-id',
   'x-llm-mcp-model',
   'x-llm-mcp-provider',
   'x-llm-mcp-reason',

@@ -19,9 +19,10 @@ export function errorReply(error: GatewayError): ErrorReply {
     headers['retry-after-ms'] = String(Math.ceil(error.retryAfterMs))
     headers['retry-after'] = String(Math.ceil(error.retryAfterMs / 1_000))
   }
-  // Only where the SDKs would decide otherwise by the status alone.
+  // Where SDKs would decide otherwise by the status alone, and where somebody waited for nothing.
   const retriedByStatus = error.status === 408 || error.status === 409 || error.status === 429 || error.status >= 500
   if (retriedByStatus && !error.shouldRetry) headers['x-should-retry'] = 'false'
+  else if (error.shouldRetry && error.saysRetry && error.retryAfterMs !== null) headers['x-should-retry'] = 'true'
   if (error.status === 401) headers['www-authenticate'] = 'Bearer realm="llm-mcp"'
   return { status: error.status, headers, body: JSON.stringify(error.body()) }
 }

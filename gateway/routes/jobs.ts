@@ -1,0 +1,226 @@
+// POST and GET /v1/jobs and what belongs to them: work that is kept until it is done.
+
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { JobRecord, JobScope, Jobs, NewJob, Submitted } from '../../queue/types.ts'
+import type { Dispatch } from '../../routing/dispatch.ts'
+import { GatewayError } from '../../routing/errors.ts'
+import type { Caller, ModelRequest } from '../../routing/types.ts'
+import { bodyOf } from '../answer.ts'
+import { callerOf, limitsName } from '../caller.ts'
+import { headersSoFar } from '../context.ts'
+import { invalid } from '../fields.ts'
+import { readJobQuery } from '../jobs/filter.ts'
+import { follow, readLastEventId } from '../jobs/follow.ts'
+import { kindFacts } from '../jobs/kinds.ts'
+import { jobJson, jobObject, noOutlook } from '../jobs/object.ts'
+import { type Payload, readPayload } from '../jobs/payload.ts'
+import { placed } from '../jobs/placing.ts'
+import { readIdempotency, readSubmission, type Submission } from '../jobs/submission.ts'
+import type { Limits } from '../limits.ts'
+import { wantsToStay } from '../local-only.ts'
+import { uuidOf } from '../query.ts'
+import type { Streams } from '../streams.ts'
+
+export interface JobsPorts {
+  readonly jobs: Jobs
+  readonly dispatch: Pick<Dispatch, 'plan'>
+  readonly limits: Limits
+  readonly streams: Streams
+  /** Null = no secret is set to sign them with. */
+  readonly webhooks: {
+    /** Throws GatewayError `invalid_request` for an address that may never be called. */
+    check(url: string): void
+    secretOf(source: string): string
+  } | null
+  /** The share of a source that is not the caller's own; null when there is no such source. */
+  readonly weightOf: (source: string) => Promise<number | null>
+  readonly newId: () => string
+  /** Epoch, ms. */
+  readonly now: () => number
+}
+
+interface OneJob {
+  Params: { id: string }
+}
+
+const config = { requires: ['source', 'admin'] as const }
+const json = 'application/json; charset=utf-8'
+const webhooksOff = 'Webhooks are off here: whoever runs this gateway sets LLM_MCP_WEBHOOK_SECRET to sign them with.'
+
+export function registerJobs(app: FastifyInstance, ports: JobsPorts): void {
+  const { jobs } = ports
+
+  app.post('/v1/jobs', { config }, async (request, reply) => {
+    const bytes = bodyOf(request, '"kind" and "payload"')
+    const idempotency = readIdempotency(request.headers, bytes)
+    // What was taken once is not judged again: its deadline may have passed since, and its model may be gone.
+    const earlier = idempotency === null ? null : await jobs.earlier((request.context.caller as Caller).source, idempotency)
+    const submitted = earlier ?? (await submit(ports, request, bytes))
+    const { status, webhook } = submitted.job
+    reply.header('location', `/v1/jobs/${submitted.job.id}`).type(json)
+    if (submitted.replayed) reply.header('idempotent-replayed', 'true')
+    reply.code(submitted.replayed && isFinished(status) ? 200 : 202)
+    return jobJson(submitted.job, submitted.outlook, webhook === null ? null : (ports.webhooks?.secretOf(submitted.job.source) ?? null))
+  })
+
+  app.get('/v1/jobs', { config }, async request => {
+    const { filter, after, limit } = readJobQuery(request.query)
+    const records = await jobs.list({ filter, scope: scopeOf(request), after, limit: limit + 1 })
+    const data = records.slice(0, limit).map(job => ({ ...jobObject(job, noOutlook), result: null }))
+    return { object: 'list', data, first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null, has_more: records.length > limit }
+  })
+
+  app.get<OneJob>('/v1/jobs/:id', { config }, async (request, reply) => {
+    const { job, outlook } = found(await jobs.find(idOf(request), scopeOf(request)))
+    return reply.type(json).send(jobJson(job, outlook))
+  })
+
+  app.post<OneJob>('/v1/jobs/:id/cancel', { config }, async (request, reply) => {
+    return shown(reply, await jobs.cancel(idOf(request), scopeOf(request)))
+  })
+
+  app.post<OneJob>('/v1/jobs/:id/retry', { config }, async (request, reply) => {
+    const id = idOf(request)
+    await countRequest(
+      ports.limits,
+      request,
+      callerOf(request, () => null)
+    )
+    return shown(reply.code(202), await jobs.retry(id, scopeOf(request)))
+  })
+
+  app.post<OneJob>('/v1/jobs/:id/webhook', { config }, async (request, reply) => {
+    const id = idOf(request)
+    if (ports.webhooks === null) throw new GatewayError('unsupported_parameter', webhooksOff)
+    return shown(reply.code(202), await jobs.redeliver(id, scopeOf(request)))
+  })
+
+  // Without HEAD: it would follow the job to its end, and say nothing.
+  app.get<OneJob>('/v1/jobs/:id/stream', { config, exposeHeadRoute: false }, async (request, reply) => {
+    const { context } = request
+    const after = readLastEventId(request.headers['last-event-id'], request.query)
+    const watch = found(await jobs.watch(idOf(request), scopeOf(request), after))
+    context.stream = true
+    if (request.headers.origin !== undefined) Object.assign(context.headers, headersSoFar(reply))
+    reply.hijack()
+    follow({ response: reply.raw, context, streams: ports.streams, watch, now: ports.now })
+  })
+}
+
+async function submit(ports: JobsPorts, request: FastifyRequest, bytes: Buffer): Promise<Submitted> {
+  const job = await newJob(ports, request, bytes)
+  await countRequest(ports.limits, request, request.context.caller as Caller)
+  return ports.jobs.submit(job)
+}
+
+/** What is to be stored for a body. Throws GatewayError for everything that makes it none; nothing is stored then. */
+async function newJob(ports: JobsPorts, request: FastifyRequest, bytes: Buffer): Promise<NewJob> {
+  const { context, headers } = request
+  const idempotency = readIdempotency(headers, bytes)
+  const submission = readSubmission(bytes, ports.now())
+  const id = ports.newId()
+  const facts = kindFacts[submission.kind]
+  const payload = await readPayload(facts, submission.payload, {
+    model: submission.model,
+    stream: submission.stream,
+    knobs: { requestId: id, localOnly: wantsToStay(headers) }
+  })
+  context.model = payload.request?.model ?? null
+  const caller = callerOf(request, () => payload.user)
+  context.caller = caller
+  if (submission.class === 'urgent' && caller.kind !== 'admin') {
+    throw new GatewayError('forbidden', 'Only a key of kind admin may submit urgent jobs.', { param: 'priority' })
+  }
+  if (submission.webhookUrl !== null) checkWebhook(ports, submission.webhookUrl)
+  const { owner, weight } = await ownerOf(ports, request, { caller, submission })
+  return {
+    id,
+    kind: submission.kind,
+    class: submission.class,
+    model: context.model,
+    request: place(ports, payload, { caller: owner, provider: facts.provider }),
+    echo: payload.echo,
+    caller: owner,
+    weight,
+    maxAttempts: submission.maxAttempts,
+    deadlineAt: submission.deadlineAt,
+    maxCostUsd: submission.maxCostUsd,
+    stream: payload.stream,
+    idempotency,
+    metadata: submission.metadata,
+    webhookUrl: submission.webhookUrl
+  }
+}
+
+function place(
+  { dispatch }: JobsPorts,
+  { request, fieldOf }: Payload,
+  whose: { readonly caller: Caller; readonly provider: string | null }
+): ModelRequest | null {
+  if (request === null) return null
+  try {
+    return placed(dispatch, request, whose)
+  } catch (thrown) {
+    throw thrown instanceof GatewayError && thrown.param !== null ? thrown.about(fieldOf(thrown.param)) : thrown
+  }
+}
+
+/** Whose the job is: the caller's own, or, for admins, that of a source they name. */
+async function ownerOf(
+  ports: JobsPorts,
+  { context }: FastifyRequest,
+  { caller, submission: { source } }: { readonly caller: Caller; readonly submission: Submission }
+): Promise<{ readonly owner: Caller; readonly weight: number }> {
+  if (source === null || source === caller.source) return { owner: caller, weight: context.key?.weight ?? 1 }
+  if (caller.kind !== 'admin') throw new GatewayError('forbidden', 'This key submits jobs of its own source only.', { param: 'source' })
+  const weight = await ports.weightOf(source)
+  // With authentication off there are no keys to know a source by.
+  if (weight === null && context.key !== null) throw invalid('source', 'the name of a source that has a key')
+  return { owner: { ...caller, source, subSource: null }, weight: weight ?? 1 }
+}
+
+function checkWebhook({ webhooks }: JobsPorts, url: string): void {
+  if (webhooks === null) throw new GatewayError('unsupported_parameter', webhooksOff, { param: 'webhook' })
+  try {
+    webhooks.check(url)
+  } catch (thrown) {
+    throw thrown instanceof GatewayError ? thrown.about('webhook.url') : thrown
+  }
+}
+
+/** As one of its key's requests per minute. Its tokens are used when it runs, and it holds no place among running requests. */
+async function countRequest(limits: Limits, { context }: FastifyRequest, caller: Caller): Promise<void> {
+  const { key } = context
+  if (key === null) return
+  const rules = { ...key.limits, tokensPerMinute: null, concurrentRequests: null }
+  const name = limitsName(caller)
+  try {
+    const admission = await limits.admit(name, rules, 0)
+    admission.settle(null)
+  } finally {
+    Object.assign(context.headers, limits.headersOf(name, rules))
+  }
+}
+
+/** A source sees its own jobs, an admin everybody's. */
+function scopeOf({ context }: FastifyRequest): JobScope {
+  const caller = context.caller as Caller
+  return caller.kind === 'admin' ? null : { source: caller.source }
+}
+
+function idOf({ params }: FastifyRequest<OneJob>): string {
+  return uuidOf(params.id, 'job')
+}
+
+function found<T>(thing: T | null): T {
+  if (thing === null) throw new GatewayError('not_found', 'There is no job with this id.')
+  return thing
+}
+
+function shown(reply: FastifyReply, job: JobRecord | null): FastifyReply {
+  return reply.type(json).send(jobJson(found(job), noOutlook))
+}
+
+function isFinished(status: JobRecord['status']): boolean {
+  return status !== 'queued' && status !== 'running'
+}
