@@ -6,7 +6,9 @@ import type { Neighbour } from './neighbours.ts'
 
 export interface BannerFacts {
   readonly version: string
-  readonly url: string
+  readonly role: string
+  /** Null: this process listens on no port. */
+  readonly url: string | null
   readonly readyMs: number
   readonly database: string
   /** Only when it was made just now. */
@@ -27,8 +29,8 @@ function line(facts: BannerFacts): object {
   return {
     event: 'ready',
     version: facts.version,
-    url: facts.url,
-    base_url: `${facts.url}/v1`,
+    role: facts.role,
+    ...(facts.url === null ? {} : { url: facts.url, base_url: `${facts.url}/v1` }),
     ready_ms: facts.readyMs,
     database: facts.database,
     ...(facts.newAdminKey === null ? {} : { admin_key: facts.newAdminKey }),
@@ -47,6 +49,16 @@ function line(facts: BannerFacts): object {
 function page(facts: BannerFacts): string {
   const bold = (text: string): string => styleText('bold', text)
   const dim = (text: string): string => styleText('dim', text)
+  const title = `${bold(`llm-mcp ${facts.version}`)}  ready in ${(facts.readyMs / 1_000).toFixed(1)} s`
+  const lines = (rows: readonly [string, string][]): string =>
+    `\n${title}\n${rows.map(([name, text]) => `  ${name.padEnd(10)}${text}`).join('\n')}\n\n`
+  if (facts.url === null) {
+    return lines([
+      ['Role', `${facts.role}; it listens on no port`],
+      ['Postgres', facts.database],
+      ...found(facts).map((text, index): [string, string] => [index === 0 ? 'Found' : '', text])
+    ])
+  }
   const key = facts.newAdminKey ?? (facts.auth ? '$OPENAI_API_KEY' : 'none')
   const rows: [string, string][] = [
     ['API', `${facts.url}/v1`],
@@ -66,8 +78,7 @@ function page(facts: BannerFacts): string {
     ],
     ['SDK', `export OPENAI_BASE_URL=${facts.url}/v1\n${' '.repeat(12)}export OPENAI_API_KEY=${key}`]
   ]
-  const title = `${bold(`llm-mcp ${facts.version}`)}  ready in ${(facts.readyMs / 1_000).toFixed(1)} s`
-  return `\n${title}\n${rows.map(([name, text]) => `  ${name.padEnd(10)}${text}`).join('\n')}\n\n`
+  return lines(rows)
 }
 
 function found(facts: BannerFacts): string[] {

@@ -12,12 +12,15 @@ import type { Environment } from './config/expansion.ts'
 import { type DeviceLimits, type LimitsSource, readLimits } from './config/limits.ts'
 import { type PassthroughSettings, passthroughOf } from './config/passthrough.ts'
 import { ConfigError, shown } from './config/problems.ts'
+import { type QueueSettings, queueSettingsOf } from './config/queue.ts'
 import { type ConfigFile, configSchema, type FileAlias, type FilePrice } from './config/schema.ts'
 import { type FoundUpstreams, findUpstreams, isReservedName, type LocalOllama } from './config/upstreams.ts'
 import { vectorSpacesOf } from './config/vector-spaces.ts'
 
+export type { Role, WebhookSettings } from './config/environment.ts'
 export type { DeviceLimits } from './config/limits.ts'
 export { ConfigError } from './config/problems.ts'
+export type { QueueSettings } from './config/queue.ts'
 export { configJsonSchema } from './config/schema.ts'
 export { type LocalOllama, localOllamaUpstream } from './config/upstreams.ts'
 
@@ -44,6 +47,7 @@ export interface Settings extends OwnSettings {
   /** How long the vectors of a declared space are, by its name. */
   readonly vectorDimensions: ReadonlyMap<string, number>
   readonly passthrough: PassthroughSettings
+  readonly queue: QueueSettings
   /** By machine, `*` for all; slots and memory are in `upstreams` already, the rest is for who chooses models. */
   readonly deviceLimits: ReadonlyMap<string, DeviceLimits>
   /** True when there is anything to send a request to, as far as the configuration can say. */
@@ -93,6 +97,7 @@ export async function loadSettings(
     auto: value?.policy?.auto ?? [],
     ...spaces,
     passthrough,
+    queue: queueSettingsOf(value),
     deviceLimits,
     configured: upstreams.length > 0
   }

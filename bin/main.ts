@@ -1,6 +1,7 @@
 // The command line. Each command is one function in a file of its own; this is their list.
 
 import { Command, CommanderError } from 'commander'
+import { addJobCommands } from './commands/jobs.ts'
 import { ConfigError } from './config.ts'
 
 /** Runs one command; a failure is one clear line and exit code 1. */
@@ -88,6 +89,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .action(async options => {
       await (await import('./commands/models.ts')).listModelsCommand(options)
     })
+  addJobCommands(program)
   program
     .command('costs')
     .description('what was spent, by provider and by source')

@@ -142,7 +142,8 @@ function settings({ socketDir, port }: Server): string[] {
     port,
     unix_socket_directories: onWindows ? '' : `"${socketDir.replaceAll('"', '""')}"`,
     unix_socket_permissions: '0700',
-    max_connections: 80,
+    // Some twenty for each process, and several of them on one machine.
+    max_connections: 250,
     shared_buffers: '128MB',
     wal_level: 'minimal',
     max_wal_senders: 0,

@@ -15,6 +15,7 @@ import { thisOwner } from '../ledger/owner.ts'
 import { recoverJournals } from '../ledger/recover.ts'
 import { registeredPrice } from '../ledger/registry.ts'
 import { createOutbound } from '../outbound/client.ts'
+import { createCleanup } from '../planner/cleanup.ts'
 import { createInventory } from '../planner/inventory.ts'
 import { createDispatch } from '../routing/dispatch.ts'
 import { uuidv7 } from '../routing/ids.ts'
@@ -24,7 +25,7 @@ import { unlistedTarget } from '../routing/targets.ts'
 import { insertCosts, readCosts } from '../store/costs.ts'
 import { knownModels, recordModels } from '../store/devices.ts'
 import { startHeartbeat } from '../store/heartbeat.ts'
-import { findKey, keysChannel, listKeys, revokeKey } from '../store/keys.ts'
+import { findKey, keysChannel, listKeys, revokeKey, sourceWeight } from '../store/keys.ts'
 import { listen } from '../store/listen.ts'
 import { removeProcess, seenProcess, silentProcesses, sweepProcesses } from '../store/processes.ts'
 import { releaseProcessSlots } from '../store/slots.ts'
@@ -40,6 +41,7 @@ import { createLog, logRequest } from './log.ts'
 import { findNeighbours } from './neighbours.ts'
 import { deviceId, saveDevice, withOwnDevice } from './own-device.ts'
 import { makeDirectory } from './postgres-binaries.ts'
+import { openQueue } from './queue.ts'
 import { onShutdown } from './shutdown.ts'
 import { createSlots } from './slots.ts'
 import type { Telemetry } from './telemetry.ts'
@@ -86,7 +88,8 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
 
   // 1. us in the database
   const { pool } = database
-  const identity = { id: randomUUID(), host: hostname(), pid: process.pid, version }
+  const { role } = settings
+  const identity = { id: randomUUID(), host: hostname(), pid: process.pid, version, role }
   await seenProcess(pool, identity)
   const heartbeat = startHeartbeat(database.connection, identity)
   opened.push(heartbeat.stop)
@@ -140,12 +143,30 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   })
   const [neighbours] = await Promise.all([findNeighbours(outbound, upstreams, firstLookMs), inventory.start(firstLookMs, firstLookNewMs)])
 
-  // 4. the server
-  const telemetry = await telemetryOf(settings, warn)
+  // 4. what decides and runs, and what waits
   const breakers = createBreakers()
-  const slots = createSlots(pool, identity.id, warn)
-  const listener = listen(database.connection, [keysChannel], () => keyCache.clear())
+  const listener = listen(database.connection, [keysChannel], (channel, payload) => {
+    if (channel === keysChannel) keyCache.clear()
+    else waiting.queue.notified(channel, payload)
+  })
   opened.push(listener.close)
+  const waiting = await openQueue({
+    settings,
+    database,
+    processId: identity.id,
+    listener,
+    catalog: inventory.catalog,
+    dispatch: () => dispatch,
+    load,
+    release: (deviceId, attemptId) => slots.release(deviceId, attemptId, 0),
+    unstored: ledger.unstored,
+    newId,
+    now,
+    log: warn
+  })
+  opened.push(waiting.close)
+  const { queue } = waiting
+  const slots = createSlots({ pool, processId: identity.id, queue: () => queue, log: warn })
   const keyCache = createKeyCache({ find: hash => findKey(pool, hash), isListening: listener.isHealthy, now })
   const limits = createClusterLimits({ pool, processId: identity.id, now, log: warn })
   opened.push(limits.close)
@@ -162,8 +183,12 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     dimensions: await createDimensions(pool, settings.vectorDimensions, warn),
     localOnly: settings.localOnly,
     random: Math.random,
-    onMissing: target => inventory.refresh(target.upstream.id)
+    onMissing: target => inventory.refresh(target.upstream.id),
+    overflow: queue.overflow
   })
+
+  // 5. the server
+  const telemetry = await telemetryOf(settings, warn)
   const gateway = await createGateway({
     version,
     dispatch,
@@ -184,6 +209,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
       list: page => listKeys(pool, page),
       revoke: id => revokeKey(pool, id)
     },
+    jobs: { jobs: queue.jobs, webhooks: queue.webhooks, weightOf: source => sourceWeight(pool, source) },
     costs: {
       summary: (period, source) => readCosts(pool, period, source)
     },
@@ -201,6 +227,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
           .source.upstreams.flatMap(({ id, device }) =>
             device === null ? [] : [{ device: device.id, max: device.maxConcurrency, inUse: load.inFlight(id) }]
           ),
+      jobs: waiting.counts,
       breakers: () => inventory.catalog().source.targets.map(({ id }) => ({ target: id, open: breakers.isOpen(id) }))
     },
     pingDatabase: async () => {
@@ -212,16 +239,21 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     },
     logFault: (message, error) => log.error({ err: error }, message)
   })
+  waiting.countIn(gateway.jobMetrics)
 
   async function stop(): Promise<void> {
     clearInterval(chores)
-    await gateway.drain(drainMs)
+    const until = now() + drainMs
+    queue.retire()
+    await Promise.all([gateway.drain(drainMs), cleanup.close()])
+    await queue.close(Math.max(0, until - now()))
     inventory.stop()
     slots.close()
     await limits.close()
     await ledger.close()
     await heartbeat.stop()
     await listener.close()
+    await waiting.close()
     // A database that is away frees both by itself, in three seconds.
     await releaseProcessSlots(pool, identity.id).catch(() => {})
     await removeProcess(pool, identity.id).catch(() => {})
@@ -241,12 +273,16 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     sweepProcesses(pool).catch((error: unknown) => warn('old processes could not be forgotten', error))
   }, recoverEveryMs)
   chores.unref()
+  const cleanup = createCleanup({ pool, retentionDays: settings.jobRetentionDays, log: warn })
+  if (role === 'all' || role === 'planner') cleanup.start()
+  queue.start()
 
-  let newAdminKey: string | null
+  const hasServer = role === 'all' || role === 'gateway'
+  let newAdminKey: string | null = null
   try {
-    await gateway.app.listen({ host: settings.host, port: settings.port })
+    if (hasServer) await gateway.app.listen({ host: settings.host, port: settings.port })
     // Last of all: a key made by a start that then failed would never have been shown to anyone.
-    newAdminKey = await ensureAdminKey(pool, settings, newId)
+    if (hasServer) newAdminKey = await ensureAdminKey(pool, settings, newId)
   } catch (error) {
     await stop()
     throw portError(error, settings)
@@ -264,7 +300,8 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     banner(
       {
         version,
-        url: urlOf(gateway.app.server.address(), settings.host),
+        role,
+        url: hasServer ? urlOf(gateway.app.server.address(), settings.host) : null,
         // Since the process began: what the operator waited for.
         readyMs: Math.round(performance.now()),
         database: database.label,

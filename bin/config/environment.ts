@@ -6,7 +6,12 @@ import { nearest } from '../../routing/nearest.ts'
 import type { Environment } from './expansion.ts'
 import { shown } from './problems.ts'
 import { maxConcurrencyLimit, maxUsdPerKwh } from './schema.ts'
-import { isLoopback, isRentedHost, parseOllamaHost, parseUrl } from './urls.ts'
+import { isHostName, isLoopback, isRentedHost, parseOllamaHost, parseUrl } from './urls.ts'
+import { parseReceiver, parseWebhookSecret } from './webhooks.ts'
+
+/** Which part of the work a process does; several processes with one database share it. */
+export const roles = ['all', 'gateway', 'worker', 'planner'] as const
+export type Role = (typeof roles)[number]
 
 /** What only the environment can say: in the settings as it is here. */
 export interface OwnSettings {
@@ -29,6 +34,18 @@ export interface OwnSettings {
   /** Started by `npm start`, `npm run`. */
   readonly underNpm: boolean
   readonly deviceMaxConcurrency: number | null
+  /** `gateway`: HTTP; `worker`: runs jobs, listens on no port; `planner`: what runs by itself; `all`: everything. */
+  readonly role: Role
+  /** How long jobs are kept after their end. */
+  readonly jobRetentionDays: number
+  readonly webhooks: WebhookSettings
+}
+
+export interface WebhookSettings {
+  /** Null = webhooks are refused. */
+  readonly secret: Buffer | null
+  /** Receivers in the own network: `host`, `host:port` or `address/bits`. */
+  readonly allow: readonly string[]
 }
 
 export interface EnvironmentSettings extends OwnSettings {
@@ -51,12 +68,14 @@ export interface RentedSettings {
 
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 const minAdminKeyLength = 24
+// A century: what it is for is to catch a time in other units.
+const maxRetentionDays = 36_500
 
 /** All of ours; another name with our prefix is a typing error, and would be obeyed by nobody. */
 const prefix = 'LLM_MCP_'
-const ownNames = ['ADMIN_KEY', 'ALLOWED_HOSTS', 'AUTH', 'CONFIG', 'CORS_ORIGINS', 'DATA_DIR', 'ROLE']
-/** What the banner's curl line calls the caller's key: set in the same shell by many, and nothing to us. */
-const clientNames = ['KEY']
+const ownNames = ['ADMIN_KEY', 'ALLOWED_HOSTS', 'AUTH', 'CONFIG', 'CORS_ORIGINS', 'DATA_DIR', 'ROLE', 'WEBHOOK_ALLOW', 'WEBHOOK_SECRET']
+/** Of whoever calls us (config/client.ts, the banner's curl line): set in the same shell by many, and nothing to a gateway. */
+const clientNames = ['KEY', 'URL']
 
 /** Never throws: what is wrong is added to `problems`, and its default stands in. */
 export function readEnvironment(environment: Environment, cwd: string, problems: string[]): EnvironmentSettings {
@@ -83,7 +102,10 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     openrouter: { key: secret('OPENROUTER_API_KEY'), url: url('OPENROUTER_UPSTREAM_URL') },
     deviceMaxConcurrency: number('DEVICE_MAX_CONCURRENCY', { least: 1, most: maxConcurrencyLimit, integer: true }),
     deviceLimitsJson: text('DEVICE_LIMITS_JSON'),
-    deviceLimitsFile: text('DEVICE_LIMITS_FILE')
+    deviceLimitsFile: text('DEVICE_LIMITS_FILE'),
+    role: choice('LLM_MCP_ROLE', roles) ?? 'all',
+    jobRetentionDays: number('JOB_RETENTION_DAYS', { least: 1, most: maxRetentionDays, integer: true }) ?? 30,
+    webhooks: { secret: readWebhookSecret(), allow: readReceivers() }
   }
 
   /**
@@ -113,10 +135,11 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     return null
   }
 
-  function choice(name: string, allowed: readonly string[]): string | null {
+  function choice<const T extends string>(name: string, allowed: readonly T[]): T | null {
     const written = text(name)
     if (written === null) return null
-    if (allowed.includes(written.toLowerCase())) return written.toLowerCase()
+    const found = allowed.find(value => value === written.toLowerCase())
+    if (found !== undefined) return found
     problems.push(`${name} must be ${allowed.slice(0, -1).join(', ')} or ${allowed.at(-1)}, got ${shown(written)}`)
     return null
   }
@@ -209,12 +232,33 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     return [...new Set(origins.map(origin => origin.toLowerCase()))]
   }
 
+  function readWebhookSecret(): Buffer | null {
+    const written = text('LLM_MCP_WEBHOOK_SECRET')
+    if (written === null) return null
+    const parsed = parseWebhookSecret(written)
+    if ('secret' in parsed) return parsed.secret
+    problems.push(`LLM_MCP_WEBHOOK_SECRET ${parsed.fault}`)
+    return null
+  }
+
+  function readReceivers(): string[] {
+    const receivers: string[] = []
+    for (const written of (text('LLM_MCP_WEBHOOK_ALLOW') ?? '').split(',')) {
+      if (written.trim() === '') continue
+      const receiver = parseReceiver(written)
+      if (receiver !== null) receivers.push(receiver)
+      else
+        problems.push(
+          `LLM_MCP_WEBHOOK_ALLOW must be host, host:port or address/bits without a scheme, separated by commas, got ${shown(written.trim())}`
+        )
+    }
+    return [...new Set(receivers)]
+  }
+
   /** Settings of the pieces to come: silence would look like obedience. */
   function refuseUnready(): void {
     const workers = text('WORKERS')
     if (workers !== null && workers !== '1') problems.push(`WORKERS can only be 1 in this version, got ${shown(workers)}`)
-    const role = text('LLM_MCP_ROLE')
-    if (role !== null && role !== 'all') problems.push(`LLM_MCP_ROLE can only be "all" in this version, got ${shown(role)}`)
   }
 
   function refuseUnknown(): void {
@@ -230,8 +274,4 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
 
 function isPrintable(text: string): boolean {
   return /^[\x21-\x7e]+$/.test(text)
-}
-
-function isHostName(text: string): boolean {
-  return text.length <= 253 && /^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$/i.test(text)
 }

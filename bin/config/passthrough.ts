@@ -20,6 +20,7 @@ const ours = [
   'docs',
   'embeddings',
   'health',
+  'jobs',
   'keys',
   'metrics',
   'models',

@@ -263,6 +263,20 @@ const passthrough = {
   errorMessage: 'expected a map with provider and paths'
 } as const
 
+const queue = {
+  type: ['object', 'null'],
+  additionalProperties: false,
+  properties: {
+    max_waiting: integer(0, 1_000_000, 'Interactive requests that may wait for a machine. Default 10000.'),
+    max_waiting_per_source: integer(0, 1_000_000, 'Of them those of one source. Default 1000.'),
+    max_jobs: integer(0, 100_000_000, 'Jobs that may wait. Default 1000000.'),
+    max_jobs_per_source: integer(0, 100_000_000, 'Of them those of one source. Default 100000.'),
+    worker_concurrency: integer(1, 1_024, 'Jobs that one process runs at the same time. Default 64.')
+  },
+  description: 'How much may wait; more is refused with a time to come back.',
+  errorMessage: 'expected a map with max_waiting, max_jobs, worker_concurrency, …'
+} as const
+
 /** Sections may be empty: `machines:` with all its lines commented out. */
 export const configSchema = {
   $schema: 'http://json-schema.org/draft-07/schema#',
@@ -306,6 +320,7 @@ export const configSchema = {
       errorMessage: 'expected a map of vector spaces by name'
     },
     passthrough,
+    queue,
     policy: {
       type: ['object', 'null'],
       additionalProperties: false,
@@ -329,7 +344,7 @@ export const configSchema = {
       errorMessage: 'expected a map of policies'
     }
   },
-  errorMessage: 'expected a map with providers, machines, aliases, prices, vector_spaces, passthrough, policy'
+  errorMessage: 'expected a map with providers, machines, aliases, prices, vector_spaces, passthrough, queue, policy'
 } as const
 
 export const deviceLimitsSchema = {

@@ -59,6 +59,11 @@ export function isLoopback(host: string): boolean {
   return short === '[::1]' || short?.startsWith('[::ffff:7f') === true
 }
 
+/** A name as DNS and compose files have them, without a port. */
+export function isHostName(text: string): boolean {
+  return text.length <= 253 && /^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$/i.test(text)
+}
+
 /** Two URLs of one server: the same port, under any of the names a machine has for itself. */
 export function isSameServer(a: string, b: string): boolean {
   return canonicalOrigin(a) === canonicalOrigin(b)

@@ -15,12 +15,14 @@ export function createRedactor(secrets: readonly string[]): (text: string) => st
   return text => known.reduce((rest, secret) => rest.replaceAll(secret, '[hidden]'), text)
 }
 
-/** Keys, header values, and the password of the database. */
+/** Keys, header values, the password of the database, and the secret of webhooks in both of its forms. */
 export function secretsOf(settings: Settings): string[] {
   return [
     settings.adminKey,
     settings.databaseUrl,
     passwordOf(settings.databaseUrl),
+    settings.webhooks.secret?.toString() ?? null,
+    settings.webhooks.secret?.toString('base64').replace(/=+$/, '') ?? null,
     ...settings.upstreams.flatMap(({ apiKey, headers }) => [apiKey, ...Object.values(headers)])
   ].filter(secret => secret !== null)
 }
