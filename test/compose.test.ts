@@ -122,7 +122,10 @@ t.test('what the image copies is all it needs', async t => {
   for (const file of await readdir(image, { recursive: true })) {
     if (!/\.(ts|js)$/.test(file)) continue
     const text = await readFile(join(image, file), 'utf8')
-    for (const [, name = ''] of text.matchAll(/(?:\bfrom |\bimport |\bimport\()'((?:@[^/']+\/)?[^./'][^/']*)/g)) imports.add(name)
+    for (const [, name = ''] of text.matchAll(
+      /(?:^import (?:[^'\n]* from )?|^(?:export [^'\n]*)?\} from |\bimport\()'((?:@[^/']+\/)?[^./'][^/']*)/gm
+    ))
+      imports.add(name)
   }
   const bare = [...imports].filter(name => !name.startsWith('node:') && !builtinModules.includes(name)).sort()
   t.same(

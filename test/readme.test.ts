@@ -1,7 +1,9 @@
 // Every command of README.md, run in a copy of the project in the order it stands there; `npm ci` and `npm test` themselves excepted.
 
+import { createHmac } from 'node:crypto'
 import { copyFile, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import t from 'tap'
 import { parse } from 'yaml'
 import { copyProject, ollamaRuns, parsedLines } from './support/copy.ts'
@@ -70,6 +72,7 @@ t.test('its commands work, from the first to the last', async t => {
     'example',
     'export',
     'install',
+    'job',
     'key',
     'models',
     'node',
@@ -104,6 +107,14 @@ t.test('its commands work, from the first to the last', async t => {
     // The machines of the example are nobody's here.
     if (command.includes('doctor')) await rm(join(copy.folder, 'llm-mcp.yaml'), { force: true })
     const said = await shell(command)
+    if (command.includes(' jobs ')) {
+      t.match(said, command.includes(' submit ') ? /You said: Say hello/ : /chat[\s\S]*done/)
+      return 'job'
+    }
+    if (command.includes('/jobs"')) {
+      t.match(JSON.parse(said), { object: 'job', kind: 'chat', status: /^(queued|running|done)$/, priority: 'batch' })
+      return 'job'
+    }
     if (command.startsWith('curl ') && command.includes('/chat/completions')) {
       t.match(said, /^data: \{.*"delta":.*\n\n[\s\S]*data: \[DONE\]\n\n$/, 'a whole stream')
       return 'curl'
@@ -171,7 +182,15 @@ t.test('the Python lines work', python ? {} : { skip: 'needs python3 with the pa
 })
 
 t.test('what it points to is there', async t => {
-  const documents = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.md', 'docs/configuration.md', 'docs/operations.md']
+  const documents = [
+    'README.md',
+    'CONTRIBUTING.md',
+    'CHANGELOG.md',
+    'docs/architecture.md',
+    'docs/configuration.md',
+    'docs/jobs.md',
+    'docs/operations.md'
+  ]
   for (const document of documents) {
     const text = await readFile(join(copy.folder, document), 'utf8')
     for (const [, target = ''] of text.matchAll(/\]\(([^)#\s]+)(?:#[^)]*)?\)/g)) {
@@ -197,7 +216,7 @@ t.test('the configurations of the documents are in order', async t => {
 t.test('every setting of the documents is one, and every one is in the documents', async t => {
   const code = await readFile(join(copy.folder, 'bin/config/environment.ts'), 'utf8')
   // What is read only to be refused is no setting.
-  const unready = ['LLM_MCP_ROLE', 'WORKERS']
+  const unready = ['WORKERS']
   const read = [...code.matchAll(/(?:text|number|choice|secret|url)\('([A-Z_]+)'|environment\.([A-Z_]+)/g)]
     .map(([, a, b]) => a ?? b)
     .filter(name => name !== undefined && !unready.includes(name) && name === name.toUpperCase())
@@ -208,6 +227,52 @@ t.test('every setting of the documents is one, and every one is in the documents
   t.same([...new Set(rows)].sort(), [...new Set(read)].sort())
   const names = [...readme.matchAll(/`((?:LLM_MCP|OPENROUTER|OPENAI|OLLAMA|DATABASE)_[A-Z_]+)`/g)].map(([, name]) => name as string)
   for (const name of names) if (name !== 'OPENAI_BASE_URL') t.ok(read.includes(name), name)
+})
+
+t.test('the commands of docs/jobs.md work, one after another', async t => {
+  const text = await readFile(join(copy.folder, 'docs/jobs.md'), 'utf8')
+  const commands = [...text.matchAll(/^```sh\n([\s\S]*?)^```$/gm)].flatMap(([, block = '']) => commandsOf(block))
+  t.ok(commands.length > 10)
+  let job = ''
+  for (const command of commands) {
+    if (command.startsWith('export JOB=')) {
+      exported.push(`export JOB=${job}`)
+      continue
+    }
+    const said = await shell(command)
+    if (command.includes('/stream"')) {
+      t.match(said, /^event: end\nid: \d+-\d+\ndata: \{"type":"end","status":"done",/m, command)
+      if (!command.includes('Last-Event-ID')) t.match(said, /^event: attempt\nid: 1-0\n[\s\S]*\nid: 1-1\ndata: \{"id":"chatcmpl-/m)
+      t.equal(said.includes('event: attempt'), !command.includes('Last-Event-ID'), 'after it, it does not come again')
+    } else if (command.startsWith('curl ')) {
+      const answer = JSON.parse(said)
+      // Nobody has set a secret, and this job has no webhook.
+      if (command.includes('/webhook"')) t.match(answer, { error: { code: String } }, command)
+      else t.match(answer, { object: command.includes('?status') ? 'list' : 'job' }, command)
+      if (job === '') job = answer.id
+    }
+  }
+})
+
+t.test('the verification that docs/jobs.md shows takes a signed delivery, and no other', async t => {
+  const text = await readFile(join(copy.folder, 'docs/jobs.md'), 'utf8')
+  await writeFile(join(copy.folder, 'verify.mjs'), /^```js\n([\s\S]*?)^```$/m.exec(text)?.[1] ?? '')
+  const { isGenuine } = (await import(pathToFileURL(join(copy.folder, 'verify.mjs')).href)) as {
+    isGenuine(secret: string, headers: Record<string, string>, body: Buffer): boolean
+  }
+  // As Standard Webhooks has it.
+  const key = Buffer.alloc(32, 7)
+  const body = Buffer.from('{"type":"job.done"}')
+  const seconds = String(Math.floor(Date.now() / 1_000))
+  const signature = createHmac('sha256', key).update(`msg-1.${seconds}.${body}`).digest('base64')
+  const headers = { 'webhook-id': 'msg-1', 'webhook-timestamp': seconds, 'webhook-signature': `v1,AAAA v1,${signature}` }
+  const secret = `whsec_${key.toString('base64')}`
+  t.equal(isGenuine(secret, headers, body), true)
+  t.equal(isGenuine(secret, headers, Buffer.from('{"type":"job.dine"}')), false, 'another body')
+  t.equal(isGenuine(secret, { ...headers, 'webhook-id': 'msg-2' }, body), false, 'another id')
+  t.equal(isGenuine(secret, { ...headers, 'webhook-timestamp': String(Number(seconds) - 400) }, body), false, 'an old one')
+  t.equal(isGenuine(`whsec_${Buffer.alloc(32, 8).toString('base64')}`, headers, body), false, 'another secret')
+  t.equal(isGenuine(secret, {}, body), false, 'none')
 })
 
 t.test('the gateway that answered all this has no complaint, and stops', async t => {

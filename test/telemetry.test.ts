@@ -82,6 +82,7 @@ const attic = { id: 'attic', adapter: 'ollama', baseUrl: 'http://10.0.0.5:11434'
 function call(facts: Partial<CallRecord> & { upstream?: Upstream } = {}): CallRecord {
   const { upstream = openai, ...rest } = facts
   return {
+    attemptId: '01890000-0000-7000-8000-000000000001',
     target: { id: `${upstream.id}/gpt-5-mini`, model: 'gpt-5-mini', upstream } as CallRecord['target'],
     outcome: 'ok',
     error: null,

@@ -2,6 +2,7 @@
 
 import { join } from 'node:path'
 import t from 'tap'
+import { createRedactor, secretsOf } from '../../bin/commands/doctor/secrets.ts'
 import { loadSettings, localOllamaUpstream, type Settings } from '../../bin/config.ts'
 import { ids, load, problemsOf, type Variables } from './support.ts'
 
@@ -33,6 +34,10 @@ t.test('with nothing set, every setting has its default', async t => {
     passthrough: { provider: null, paths: ['audio', 'images', 'moderations'] },
     deviceLimits: new Map(),
     deviceMaxConcurrency: null,
+    role: 'all',
+    jobRetentionDays: 30,
+    webhooks: { secret: null, allow: [] },
+    queue: { maxWaiting: 10_000, maxWaitingPerSource: 1_000, maxJobs: 1_000_000, maxJobsPerSource: 100_000, workerConcurrency: 64 },
     configured: false
   })
 })
@@ -68,7 +73,15 @@ t.test('a good variable becomes its setting', async t => {
     [{ ELECTRICITY_USD_PER_KWH: '0' }, { electricityUsdPerKwh: 0 }],
     [{ ELECTRICITY_USD_PER_KWH: '.31' }, { electricityUsdPerKwh: 0.31 }],
     [{ DEVICE_MAX_CONCURRENCY: '4' }, { deviceMaxConcurrency: 4 }],
-    [{ LLM_MCP_ROLE: 'all', LLM_MCP_CORS_ORIGINS: '', LLM_MCP_KEY: 'x', SOMETHING_ELSE: 'x' }, { configured: false }],
+    [
+      { LLM_MCP_ROLE: 'all', LLM_MCP_CORS_ORIGINS: '', LLM_MCP_KEY: 'x', SOMETHING_ELSE: 'x' },
+      { configured: false, role: 'all' }
+    ],
+    [{ LLM_MCP_ROLE: 'Worker', LLM_MCP_URL: 'http://gateway.home:4000' }, { role: 'worker' }],
+    [{ LLM_MCP_ROLE: 'gateway' }, { role: 'gateway' }],
+    [{ LLM_MCP_ROLE: 'planner', WORKERS: '1' }, { role: 'planner' }],
+    [{ JOB_RETENTION_DAYS: '1' }, { jobRetentionDays: 1 }],
+    [{ JOB_RETENTION_DAYS: '' }, { jobRetentionDays: 30 }],
     [{ OPENAI_API_KEY: 'sk-llm-a-key-of-our-own-0123456789' }, { configured: false, upstreams: [] }],
     [
       { OPENAI_BASE_URL: 'http://127.0.0.1:4000/v1', OPENAI_API_BASE: 'http://x' },
@@ -125,6 +138,10 @@ t.test('a bad variable is named, with what was expected and what it holds', asyn
     [{ OPENAI_API_KEY: 'hunter2 hunter2' }, 'OPENAI_API_KEY holds a space or a character that no key has (its value is not shown)'],
     [{ LLM_MCP_ALOWED_HOSTS: 'a' }, 'LLM_MCP_ALOWED_HOSTS is not a setting, did you mean LLM_MCP_ALLOWED_HOSTS?'],
     [{ LLM_MCP_FOO: '' }, /^LLM_MCP_FOO is not a setting, known are LLM_MCP_ADMIN_KEY, /],
+    [{ LLM_MCP_ROLE: 'woker' }, 'LLM_MCP_ROLE must be all, gateway, worker or planner, got "woker"'],
+    [{ JOB_RETENTION_DAYS: '0' }, 'JOB_RETENTION_DAYS must be an integer from 1 to 36500, got "0"'],
+    [{ JOB_RETENTION_DAYS: '0.5' }, /^JOB_RETENTION_DAYS must be an integer/],
+    [{ LLM_MCP_WEBHOOK_SECRT: 'hunter2' }, 'LLM_MCP_WEBHOOK_SECRT is not a setting, did you mean LLM_MCP_WEBHOOK_SECRET?'],
     [{ DEVICE_LIMITS_FILE: 'nope.json' }, 'nope.json: cannot be read (no such file)']
   ]
   for (const [env, message] of cases) {
@@ -275,9 +292,65 @@ t.test('keys and URLs in the environment make providers', async t => {
 
 t.test('settings of pieces to come are refused, not obeyed in silence', async t => {
   const cwd = t.testdir({})
-  await t.rejects(loadSettings({ env: { LLM_MCP_ROLE: 'worker' }, cwd }), {
-    message: /LLM_MCP_ROLE can only be "all" in this version, got "worker"/
-  })
+  await t.rejects(loadSettings({ env: { WORKERS: '2' }, cwd }), { message: 'WORKERS can only be 1 in this version, got "2"' })
+})
+
+t.test('the secret of webhooks is base64 after whsec_, or a text, of 24 bytes and more', async t => {
+  const cwd = t.testdir({})
+  const secret = async (text: string) => (await loadSettings({ env: { LLM_MCP_WEBHOOK_SECRET: text }, cwd })).webhooks.secret
+  t.same(await secret(`whsec_${Buffer.from('twenty-four bytes of it.').toString('base64')}`), Buffer.from('twenty-four bytes of it.'))
+  t.same(await secret(` whsec_${Buffer.alloc(25, 255).toString('base64').replace(/=+$/, '')} `), Buffer.alloc(25, 255), 'padding or none')
+  t.same(await secret('a sentence with äöü in it'), Buffer.from('a sentence with äöü in it'), 'a text is taken as its bytes')
+  t.equal(await secret(''), null)
+  const cases: readonly [text: string, message: string][] = [
+    ['hunter2', 'LLM_MCP_WEBHOOK_SECRET must have at least 24 bytes, got 7'],
+    [`whsec_${Buffer.alloc(23, 1).toString('base64')}`, 'LLM_MCP_WEBHOOK_SECRET must have at least 24 bytes, got 23'],
+    ['whsec_', 'LLM_MCP_WEBHOOK_SECRET must be base64 after whsec_ (its value is not shown)'],
+    ['whsec_hunter2-hunter2-hunter2-hunter2', 'LLM_MCP_WEBHOOK_SECRET must be base64 after whsec_ (its value is not shown)']
+  ]
+  for (const [text, message] of cases) await t.rejects(secret(text), { message }, text)
+})
+
+t.test('the secret of webhooks is hidden however it was written', async t => {
+  for (const text of [`whsec_${Buffer.alloc(25, 7).toString('base64').replace(/=+$/, '')}`, 'a sentence with äöü in it']) {
+    const settings = await load(t, null, { LLM_MCP_WEBHOOK_SECRET: text })
+    t.match(createRedactor(secretsOf(settings))(`before ${text} after`), /^before (whsec_)?\[hidden\] after$/)
+  }
+})
+
+t.test('receivers of webhooks in the own network are hosts, ports of hosts, and networks', async t => {
+  const cwd = t.testdir({})
+  const allow = async (text: string) => (await loadSettings({ env: { LLM_MCP_WEBHOOK_ALLOW: text }, cwd })).webhooks.allow
+  t.same(await allow(' Receiver.Home., receiver.home:8080,,10.0.0.0/8, FD00::/08 ,127.0.0.1:9,[FD00::1]:443,[::1],::1,192.168.1.5'), [
+    'receiver.home',
+    'receiver.home:8080',
+    '10.0.0.0/8',
+    'fd00::/8',
+    '127.0.0.1:9',
+    '[fd00::1]:443',
+    '::1',
+    '192.168.1.5'
+  ])
+  const wrong = [
+    'http://a',
+    'a/b',
+    '10.0.0.0/33',
+    'fd00::/129',
+    'a/8',
+    'a:0',
+    'a:65536',
+    'a:b',
+    '*',
+    'a b',
+    '[a]:1',
+    '10.0.0.0/',
+    ':80',
+    'u:p@a'
+  ]
+  for (const text of wrong) {
+    const message = /^LLM_MCP_WEBHOOK_ALLOW must be host, host:port or address\/bits without a scheme, separated by commas, got "/
+    await t.rejects(allow(text), { message }, text)
+  }
 })
 
 t.test('origins are as browsers write them', async t => {

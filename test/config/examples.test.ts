@@ -31,12 +31,16 @@ t.test('.env.example holds every setting, each with a value that is accepted', a
     'DEVICE_MAX_CONCURRENCY',
     'ELECTRICITY_USD_PER_KWH',
     'HOST',
+    'JOB_RETENTION_DAYS',
     'LLM_MCP_ADMIN_KEY',
     'LLM_MCP_ALLOWED_HOSTS',
     'LLM_MCP_AUTH',
     'LLM_MCP_CONFIG',
     'LLM_MCP_CORS_ORIGINS',
     'LLM_MCP_DATA_DIR',
+    'LLM_MCP_ROLE',
+    'LLM_MCP_WEBHOOK_ALLOW',
+    'LLM_MCP_WEBHOOK_SECRET',
     'LOG_LEVEL',
     'OLLAMA_HOST',
     'OPENAI_API_KEY',
@@ -48,12 +52,15 @@ t.test('.env.example holds every setting, each with a value that is accepted', a
   ])
   // Empty on purpose, and refused when it is; the files need to be there.
   settings.delete('LLM_MCP_ADMIN_KEY')
+  t.match(settings.get('LLM_MCP_WEBHOOK_SECRET'), '', 'a secret that everybody knows would be none')
   const cwd = t.testdir({ 'device-limits.json': '{}', 'llm-mcp.yaml': '' })
   t.match(await loadSettings({ env: Object.fromEntries(settings), cwd }), {
     port: 4000,
     host: '127.0.0.1',
     auth: true,
     logLevel: 'info',
-    electricityUsdPerKwh: 0.25
+    electricityUsdPerKwh: 0.25,
+    role: 'all',
+    jobRetentionDays: 30
   })
 })

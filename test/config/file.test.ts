@@ -290,6 +290,14 @@ t.test('what is not interpreted goes to the provider named openai, or another th
   await t.rejects(load({ machines, passthrough: { provider: 'box' } }), {
     message: /passthrough\.provider: a server that speaks OpenAI is needed/
   })
-  for (const path of ['chat', 'keys', 'metrics', 'v1'])
+  for (const path of ['chat', 'jobs', 'keys', 'metrics', 'v1'])
     await t.rejects(load({ passthrough: { paths: [path] } }), { message: /passthrough\.paths/ }, path)
+})
+
+t.test('the bounds of the queue are those of the file, each with its default', async t => {
+  const settings = await load(t, 'queue: { max_waiting: 0, max_jobs_per_source: 5, worker_concurrency: 1 }')
+  t.same(settings.queue, { maxWaiting: 0, maxWaitingPerSource: 1_000, maxJobs: 1_000_000, maxJobsPerSource: 5, workerConcurrency: 1 })
+  t.match(await load(t, 'queue:\n'), { queue: { maxWaiting: 10_000, workerConcurrency: 64 } })
+  await t.rejects(load(t, 'queue: { worker_concurrency: 0 }'), { message: /queue\.worker_concurrency: expected an integer from 1 to 1024/ })
+  await t.rejects(load(t, 'queue: { max_wating: 5 }'), { message: /queue\.max_wating: unknown key, did you mean "max_waiting"\?/ })
 })

@@ -39,6 +39,11 @@ async function listening(t: Test, dispatch: Dispatch): Promise<{ gateway: Gatewa
     },
     keyCache,
     keys: { create: never, list: never, revoke: never },
+    jobs: {
+      jobs: { submit: never, earlier: never, find: never, list: never, cancel: never, retry: never, redeliver: never, watch: never },
+      webhooks: null,
+      weightOf: async () => null
+    },
     costs: { summary: never },
     pingDatabase: async () => {},
     auth: false,

@@ -123,7 +123,7 @@ function world({
 function summaryOf(outcome: RunSummary['outcome'], error: GatewayError | null, calls: number): RunSummary {
   const usage = { promptTokens: 3, completionTokens: 2, cachedTokens: 0, reasoningTokens: 0, providerNanoUsd: null, busyMs: 10 }
   const settled = { nanoUsd: 100, estimated: false, promptTokens: 3, completionTokens: 2 }
-  const call = { target: machine, outcome, error, startedAt: 0, durationMs: 1, ttftMs: 1, usage, settled }
+  const call = { attemptId: 'a', target: machine, outcome, error, startedAt: 0, durationMs: 1, ttftMs: 1, usage, settled }
   return {
     outcome,
     error,
@@ -295,6 +295,54 @@ t.test('with one target there is nothing to wait for: as many start as it has pl
     t.equal(runs.length, Math.min(5, index + 3), 'the next one at once')
   }
   t.equal(most(), 2)
+})
+
+t.test('while all is full, a target that can give several choices waits with one call', async t => {
+  const able = world({ native: ['n'] })
+  const full: Dispatch = { ...able.dispatch, plan: () => ({ action: 'enqueue', feasible: [machine], rejected: [] }) }
+  runWhole(full, requestFor({ model: 'm', n: 3 }), caller, able.client)
+  t.same(
+    able.runs.map(({ request }) => request.needs),
+    [['tools', 'n']]
+  )
+})
+
+t.test('the client hears of the queue from the first copy that waits, until something has begun', async t => {
+  const box = { ...machine, upstream: { ...machine.upstream, device: { id: 'box', maxConcurrency: 3 } } } as Target
+  const { runs, told, dispatch, client } = world({ targets: [box] })
+  const places: string[] = []
+  const listening: Reply = { ...client, waiting: ({ jobId, position }) => places.push(`${jobId} ${position}`) }
+  const wait = (index: number, position: number): void => runs[index]?.reply.waiting?.({ jobId: `job ${index}`, position, etaMs: null })
+  runWhole(dispatch, requestFor({ model: 'm', n: 3 }), caller, listening)
+  wait(1, 2)
+  wait(2, 3)
+  wait(1, 1)
+  t.same(places, ['job 1 2', 'job 1 1'])
+  runs[0]?.reply.start({ ...facts, target: box })
+  wait(1, 1)
+  wait(2, 2)
+  t.equal(places.length, 2, 'what has begun does not wait')
+  t.same(told, ['start home/m null'])
+})
+
+t.test('a copy that has waited in the queue in vain does not wait again', async t => {
+  const box = { ...machine, upstream: { ...machine.upstream, device: { id: 'box', maxConcurrency: 2 } } } as Target
+  const { runs, told, summaries, dispatch, client } = world({ targets: [box] })
+  runWhole(dispatch, requestFor({ model: 'm', n: 2 }, { stream: false, includeUsage: false }), caller, client)
+  runs[1]?.reply.waiting?.({ jobId: 'job', position: 1, etaMs: null })
+  runs[1]?.over('failed', new GatewayError('no_capacity', 'Nobody had a place for it.'))
+  await until('the end', () => summaries.length === 1)
+  t.equal(runs.length, 2)
+  t.equal(runs[0]?.cancelled, 'silent')
+  t.same(told, ['fail no_capacity', 'over'])
+})
+
+t.test('where nothing queues, nobody waits for the places of others', async t => {
+  const { runs, told, dispatch, client } = world({ places: 0 })
+  runWhole(dispatch, requestFor({ model: 'm', n: 2 }), caller, client)
+  await until('the end', () => told.includes('over'))
+  t.equal(runs.length, 0)
+  t.same(told, ['fail no_capacity', 'over'])
 })
 
 t.test('large bodies are held by few calls at once, and those of one prompt hold the same', async t => {

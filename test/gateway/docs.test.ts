@@ -6,6 +6,10 @@ import { readChatRequest } from '../../gateway/dialects/openai-chat.ts'
 import { readCompletionRequest } from '../../gateway/dialects/openai-completions.ts'
 import { readEmbeddingRequest } from '../../gateway/dialects/openai-embeddings.ts'
 import { readResponsesRequest } from '../../gateway/dialects/responses/request.ts'
+import { kindFacts } from '../../gateway/jobs/kinds.ts'
+import { jobJson } from '../../gateway/jobs/object.ts'
+import { readPayload } from '../../gateway/jobs/payload.ts'
+import { readSubmission } from '../../gateway/jobs/submission.ts'
 import { createKeyCache } from '../../gateway/keys.ts'
 import { modelObject } from '../../gateway/model-list.ts'
 import { readNewKey } from '../../gateway/new-key.ts'
@@ -17,6 +21,7 @@ import { registerErrors } from '../../gateway/plugins/errors.ts'
 import { summaryObject } from '../../gateway/routes/costs.ts'
 import { registerHealth } from '../../gateway/routes/health.ts'
 import { keyObject } from '../../gateway/routes/keys.ts'
+import type { JobRecord } from '../../queue/types.ts'
 import { type KeyRecord, noRules } from '../../store/keys.ts'
 
 type Json = Record<string, unknown>
@@ -31,6 +36,10 @@ const routes: readonly Route[] = [
     ...['/models', '/models/*'].flatMap(url => ['GET', 'HEAD'].map(method => ({ method, url: `${prefix}${url}` }))),
     ...passthrough.flatMap(name => [`/${name}`, `/${name}/*`]).map(url => ({ method: 'POST', url: `${prefix}${url}` }))
   ]),
+  { method: 'POST', url: '/v1/jobs' },
+  ...['/v1/jobs', '/v1/jobs/:id'].flatMap(url => ['GET', 'HEAD'].map(method => ({ method, url }))),
+  ...['cancel', 'retry', 'webhook'].map(name => ({ method: 'POST', url: `/v1/jobs/:id/${name}` })),
+  { method: 'GET', url: '/v1/jobs/:id/stream' },
   { method: 'POST', url: '/v1/keys' },
   { method: 'GET', url: '/v1/keys' },
   { method: 'DELETE', url: '/v1/keys/:id' },
@@ -79,6 +88,11 @@ t.test('every route is there once, as its /v1 self, and each is described', asyn
       'GET /v1/models',
       'GET /v1/models/{model}',
       ...passthrough.flatMap(name => [`POST /v1/${name}`, `POST /v1/${name}/{rest}`]),
+      'POST /v1/jobs',
+      'GET /v1/jobs',
+      'GET /v1/jobs/{id}',
+      ...['cancel', 'retry', 'webhook'].map(name => `POST /v1/jobs/{id}/${name}`),
+      'GET /v1/jobs/{id}/stream',
       'POST /v1/keys',
       'GET /v1/keys',
       'DELETE /v1/keys/{id}',
@@ -258,6 +272,10 @@ t.test('every request in the examples is one we take', async t => {
   for (const body of bodies('POST /v1/completions')) await t.resolves(readCompletionRequest(bytes(body), knobs))
   for (const body of bodies('POST /v1/embeddings')) await t.resolves(readEmbeddingRequest(bytes(body), knobs))
   for (const body of bodies('POST /v1/responses')) t.doesNotThrow(() => readResponsesRequest(body))
+  for (const body of bodies('POST /v1/jobs')) {
+    const { kind, model, stream, payload } = readSubmission(bytes(body), Date.now())
+    await t.resolves(readPayload(kindFacts[kind], payload, { model, stream, knobs }))
+  }
   for (const body of bodies('POST /v1/keys')) t.doesNotThrow(() => readNewKey(body))
   t.equal(bodies('POST /v1/keys').length, 2)
 })
@@ -280,6 +298,40 @@ t.test('the answers in the examples have the fields that ours have', async t => 
   t.same(shapeOf((answer('GET /v1/keys').data as Json[])[0]), shapeOf(key))
   t.same(shapeOf(answer('POST /v1/keys', 201)), shapeOf({ ...key, key: 'sk-llm-...' }))
   t.same(faults({ $ref: '#/components/schemas/Key' }, JSON.parse(JSON.stringify(key))), [])
+
+  const job: JobRecord = {
+    id: record.id,
+    kind: 'chat',
+    class: 'normal',
+    model: 'qwen3:32b',
+    source: 'alice',
+    subSource: null,
+    status: 'queued',
+    lane: '2/chat/qwen3:32b',
+    tag: '0',
+    stream: false,
+    attempts: 0,
+    maxAttempts: 3,
+    attemptNo: 0,
+    processId: null,
+    deviceId: null,
+    provider: null,
+    createdAt: new Date(),
+    startedAt: null,
+    firstTokenAt: null,
+    finishedAt: null,
+    deadlineAt: null,
+    maxCostUsd: null,
+    metadata: { folder: 'reports' },
+    usage: null,
+    costNanoUsd: null,
+    error: null,
+    result: null,
+    webhook: null
+  }
+  const queued = JSON.parse(jobJson(job, { position: 3, etaMs: { p50: 1, p90: 2 } }).toString())
+  t.same(shapeOf(answer('POST /v1/jobs', 202)), shapeOf(queued))
+  t.same(faults({ $ref: '#/components/schemas/Job' }, queued), [])
 
   const target = {
     id: 'rtx/qwen3:32b',

@@ -29,14 +29,17 @@ t.test('a wait is told in milliseconds and in whole seconds, never too short', a
   t.notOk('retry-after' in errorReply(new GatewayError('no_capacity', 'x')).headers)
 })
 
-t.test('SDKs are told not to retry where the status alone would make them', async t => {
+t.test('SDKs are told not to retry where the status alone would make them, and to retry where all was full', async t => {
   const cases: readonly [error: GatewayError, header: string | undefined][] = [
     [new GatewayError('upstream_unavailable', 'x'), 'false'],
     [new GatewayError('upstream_broke', 'x'), 'false'],
     [new GatewayError('internal_error', 'x'), 'false'],
     [new GatewayError('insufficient_quota', 'x'), 'false'],
     [new GatewayError('no_capacity', 'x', { retryAfterMs: 60_001 }), 'false'],
-    [new GatewayError('no_capacity', 'x', { retryAfterMs: 60_000 }), undefined],
+    [new GatewayError('no_capacity', 'x', { retryAfterMs: 60_000 }), 'true'],
+    [new GatewayError('no_capacity', 'x'), undefined],
+    [new GatewayError('queue_full', 'x', { status: 429, retryAfterMs: 5_000 }), 'true'],
+    [new GatewayError('queue_full', 'x', { status: 429, retryAfterMs: 60_001 }), 'false'],
     [new GatewayError('rate_limit_exceeded', 'x'), undefined],
     [new GatewayError('request_timeout', 'x'), undefined],
     [new GatewayError('upstream_refused', 'x', { status: 409 }), 'false'],
@@ -44,6 +47,14 @@ t.test('SDKs are told not to retry where the status alone would make them', asyn
     [new GatewayError('invalid_request', 'x'), undefined]
   ]
   for (const [error, header] of cases) t.equal(errorReply(error).headers['x-should-retry'], header, `${error.code} ${error.status}`)
+})
+
+t.test('a queue that is full for one source alone is a 429 about requests', async t => {
+  const { status, headers, body } = errorReply(new GatewayError('queue_full', 'x', { status: 429, retryAfterMs: 5_000 }))
+  t.equal(status, 429)
+  t.equal(headers['retry-after'], '5')
+  t.match(JSON.parse(body), { error: { type: 'requests', code: 'queue_full' } })
+  t.match(JSON.parse(errorReply(new GatewayError('queue_full', 'x')).body), { error: { type: 'service_unavailable_error' } })
 })
 
 t.test('only a 401 says how to sign in', async t => {

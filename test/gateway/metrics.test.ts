@@ -2,10 +2,12 @@ import Fastify from 'fastify'
 import t from 'tap'
 import type { RequestContext } from '../../gateway/context.ts'
 import { createKeyCache, hashKey } from '../../gateway/keys.ts'
+import { attemptOutcomes, type JobCounts, overflowOutcomes } from '../../gateway/metrics/jobs.ts'
 import { createMetrics, type Metrics, type MetricsPorts } from '../../gateway/metrics.ts'
 import { registerAuth } from '../../gateway/plugins/auth.ts'
 import { registerErrors } from '../../gateway/plugins/errors.ts'
 import { registerMetrics } from '../../gateway/routes/metrics.ts'
+import { type JobKind, jobClasses, jobKinds } from '../../queue/types.ts'
 import type { CallRecord } from '../../routing/ports.ts'
 import type { Caller, KeyKind } from '../../routing/types.ts'
 
@@ -31,6 +33,7 @@ interface CallFacts {
 function call(facts: CallFacts = {}): CallRecord {
   const { upstream = 'openai', adapter = 'openai', device = null, outcome = 'ok' } = facts
   return {
+    attemptId: '01890000-0000-7000-8000-000000000001',
     target: { model: facts.model ?? 'm', upstream: { id: upstream, adapter, device: device === null ? null : { id: device } } } as never,
     outcome,
     error: null,
@@ -44,7 +47,7 @@ function call(facts: CallFacts = {}): CallRecord {
       promptTokens: outcome === 'ok' ? 10 : 0,
       completionTokens: outcome === 'ok' ? 5 : 0
     }
-  } as CallRecord
+  } as unknown as CallRecord
 }
 
 function context({ calls = null, stream = false, source = 'me', model = 'm' }: ContextFacts = {}): RequestContext {
@@ -130,6 +133,9 @@ t.test('routes are one with and without /v1, and what has no name of its own is 
     ['/metrics', 200, 'other', '200'],
     ['unknown', 404, 'other', '404'],
     ['/v1/keys', 201, 'other', '2xx'],
+    ['/v1/jobs', 202, '/v1/jobs', '2xx'],
+    ['/v1/jobs/:id/cancel', 404, '/v1/jobs', '404'],
+    ['/jobs', 404, '/v1/jobs', '404'],
     ['/v1/embeddings', 418, '/v1/embeddings', '4xx'],
     ['/v1/embeddings', 599, '/v1/embeddings', '5xx'],
     ['/v1/embeddings', 0, '/v1/embeddings', 'other']
@@ -175,6 +181,59 @@ t.test('what is so now is asked when it is read', async t => {
     [...second.keys()].some(name => name.startsWith('llm_mcp_breaker_open')),
     'a closed breaker is gone'
   )
+})
+
+t.test('jobs are counted by kind and end, their waits by class, and requests that overflow by what became of them', async t => {
+  const metrics = createMetrics(quiet)
+  metrics.job({ kind: 'chat', status: 'done' })
+  metrics.job({ kind: 'chat', status: 'done' })
+  metrics.job({ kind: 'ollama.embed', status: 'cancelled' })
+  metrics.jobStarted('interactive', 1_500)
+  metrics.jobStarted('batch', Number.NaN)
+  metrics.jobAttempt('lost')
+  metrics.jobAttempt('done')
+  metrics.overflow('queued')
+  metrics.overflow('full')
+  const found = await samples(metrics)
+  t.equal(found.get('llm_mcp_jobs_total{kind="chat",status="done"}'), 2)
+  t.equal(found.get('llm_mcp_jobs_total{kind="ollama.embed",status="cancelled"}'), 1)
+  t.equal(found.get('llm_mcp_job_wait_seconds_sum{class="interactive"}'), 1.5)
+  t.equal(found.get('llm_mcp_job_wait_seconds_bucket{le="1",class="interactive"}'), 0)
+  t.equal(found.get('llm_mcp_job_wait_seconds_bucket{le="5",class="interactive"}'), 1)
+  t.equal(found.get('llm_mcp_job_wait_seconds_sum{class="batch"}'), 0)
+  t.equal(found.get('llm_mcp_job_attempts_total{outcome="lost"}'), 1)
+  t.equal(found.get('llm_mcp_queue_overflow_total{outcome="queued"}'), 1)
+  t.equal(found.get('llm_mcp_queue_overflow_total{outcome="full"}'), 1)
+  t.notOk(
+    [...found.keys()].some(name => /^llm_mcp_jobs_(waiting|running)/.test(name)),
+    'without a queue nothing waits in it'
+  )
+})
+
+t.test('what waits and what runs is what was last known, for every class, and nothing where nobody knows', async t => {
+  let counts: JobCounts | null = null
+  const metrics = createMetrics({ ...quiet, jobs: () => counts })
+  const listed = async (): Promise<string[]> => [...(await samples(metrics)).keys()].filter(name => /^llm_mcp_jobs_/.test(name))
+  t.same(await listed(), [])
+  counts = { waiting: { normal: 12, interactive: 1 }, running: 3 }
+  const found = await samples(metrics)
+  t.equal(found.get('llm_mcp_jobs_waiting{class="normal"}'), 12)
+  t.equal(found.get('llm_mcp_jobs_waiting{class="interactive"}'), 1)
+  t.equal(found.get('llm_mcp_jobs_waiting{class="batch"}'), 0)
+  t.equal(found.get('llm_mcp_jobs_running'), 3)
+  counts = null
+  t.same(await listed(), [], 'also when it is not known any more')
+})
+
+t.test('every label of jobs together is a bounded number of series', async t => {
+  const metrics = createMetrics({ ...quiet, jobs: () => ({ waiting: {}, running: 0 }) })
+  for (const kind of [...jobKinds, 'anything', 'else'] as JobKind[])
+    for (const status of ['done', 'error', 'cancelled'] as const) metrics.job({ kind, status })
+  for (const jobClass of jobClasses) metrics.jobStarted(jobClass, 5)
+  for (const outcome of attemptOutcomes) metrics.jobAttempt(outcome)
+  for (const outcome of overflowOutcomes) metrics.overflow(outcome)
+  const names = [...(await samples(metrics)).keys()].filter(name => /^llm_mcp_(jobs?|queue)_/.test(name))
+  t.equal(names.length, 8 * 3 + 5 * 12 + 5 + 3 + 5 + 1)
 })
 
 t.test('10,000 sources and models make no series', async t => {

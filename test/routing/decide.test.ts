@@ -527,3 +527,22 @@ t.test('an embedding goes to its own space only, and to what makes embeddings', 
 t.test('further calls for one answer stay on their target', async t => {
   t.same(rankedIds(decideOn([own('a'), own('b')], { request: { only: 'b' } })), ['b'])
 })
+
+t.test('a request for certain providers goes to no other, and says so where they do not have the model', async t => {
+  const ollama = own('rtx', { upstream: { adapter: 'ollama' } })
+  const targets = [own('studio'), ollama, rented('openai')]
+  const given = (providers: readonly string[], on = targets): Decision => decideOn(on, { request: { providers } })
+  t.same(rankedIds(given(['openai'])), ['openai'])
+  t.same(rankedIds(given(['ollama'])), ['rtx'], 'whatever the machine is called')
+  t.same(given(['ollama']).rejected, [
+    { target: 'studio', reason: 'not_chosen' },
+    { target: 'openai', reason: 'not_chosen' }
+  ])
+  t.match(refusalOf(given(['openrouter'])), {
+    code: 'model_not_found',
+    jobRetry: false,
+    message: 'The model "m" is not offered by openrouter here.'
+  })
+  const full = decideOn(targets, { request: { providers: ['ollama'] }, moment: { inFlight: { rtx: 2 } } })
+  t.match(refusalOf(full), { code: 'no_capacity' }, 'what is wrong with the others does not matter')
+})

@@ -11,9 +11,11 @@ const rows: Record<ErrorCode, Row> = {
   model_not_found: [404, 'invalid_request_error', false, 'none', false, false],
   not_found: [404, 'invalid_request_error', false, 'none', false, false],
   method_not_allowed: [405, 'invalid_request_error', false, 'none', false, false],
+  job_not_finished: [409, 'invalid_request_error', false, 'none', false, false],
   request_timeout: [408, 'invalid_request_error', false, 'none', false, true],
   payload_too_large: [413, 'invalid_request_error', false, 'none', false, false],
   unsupported_media_type: [415, 'invalid_request_error', false, 'none', false, false],
+  idempotency_key_reused: [422, 'invalid_request_error', false, 'none', false, false],
   headers_too_large: [431, 'invalid_request_error', false, 'none', false, false],
   invalid_api_key: [401, 'invalid_request_error', false, 'none', false, false],
   forbidden: [403, 'permission_error', false, 'none', false, false],
@@ -25,6 +27,7 @@ const rows: Record<ErrorCode, Row> = {
   queue_full: [503, 'service_unavailable_error', false, 'none', true, true],
   server_draining: [503, 'service_unavailable_error', false, 'none', true, true],
   database_unavailable: [503, 'service_unavailable_error', false, 'none', true, true],
+  storage_full: [503, 'service_unavailable_error', false, 'none', true, false],
   upstream_rate_limited: [429, 'requests', true, 'cool_down', true, true],
   upstream_denied: [502, 'server_error', true, 'denied', true, false],
   upstream_lacks_model: [404, 'invalid_request_error', true, 'not_here', true, false],
@@ -33,6 +36,8 @@ const rows: Record<ErrorCode, Row> = {
   upstream_broke: [502, 'server_error', false, 'failure', true, false],
   dimension_mismatch: [502, 'server_error', true, 'none', false, false],
   client_gone: [499, 'invalid_request_error', false, 'none', false, false],
+  deadline_exceeded: [504, 'server_error', false, 'none', false, false],
+  process_lost: [500, 'server_error', false, 'none', true, false],
   internal_error: [500, 'server_error', false, 'none', true, false]
 }
 const codes = Object.keys(rows) as ErrorCode[]

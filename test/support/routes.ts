@@ -31,6 +31,20 @@ export async function routeTable(corsOrigins: readonly string[]): Promise<readon
     catalog: unasked,
     keyCache: createKeyCache({ find: async () => null, isListening: () => true, now: () => 0 }),
     keys: { create: unasked, list: unasked, revoke: unasked },
+    jobs: {
+      jobs: {
+        submit: unasked,
+        earlier: unasked,
+        find: unasked,
+        list: unasked,
+        cancel: unasked,
+        retry: unasked,
+        redeliver: unasked,
+        watch: unasked
+      },
+      webhooks: null,
+      weightOf: async () => null
+    },
     costs: { summary: unasked },
     passthrough: {
       provider,

@@ -1,0 +1,132 @@
+// What is old is forgotten: finished jobs, days of events, sources; and nothing else.
+
+import t from 'tap'
+import { createCleanup } from '../../planner/cleanup.ts'
+import { deleteOldJobs, forgetSources } from '../../store/jobs/cleanup.ts'
+import { inTransaction } from '../../store/pool.ts'
+import { until } from '../support/wait.ts'
+import { createRows, type Rows } from './rows.ts'
+
+const dayMs = 86_400_000
+const daysAgo = (days: number) => new Date(Date.now() - days * dayMs)
+
+function cleanupOf(rows: Rows, more: { readonly retentionDays?: number; readonly batch?: { rows: number; pauseMs: number } } = {}) {
+  const logged: unknown[] = []
+  const cleanup = createCleanup({
+    pool: rows.pool,
+    retentionDays: 30,
+    log: (message, error) => void logged.push([message, error]),
+    ...more
+  })
+  return { cleanup, logged }
+}
+
+t.test('jobs that ended before the retention are deleted with their attempts, in batches; what they cost stays', async t => {
+  const rows = await createRows(t)
+  const old = await Promise.all(Array.from({ length: 7 }, () => rows.job({ status: 'done', finished_at: daysAgo(31) })))
+  const young = await rows.job({ status: 'done', finished_at: daysAgo(29), created_at: daysAgo(40) })
+  const waiting = await rows.job({ created_at: daysAgo(40) })
+  await rows.pool.query(
+    `insert into job_attempts (job_id, attempt, attempt_id, process_id) values ($1, 1, gen_random_uuid(), gen_random_uuid())`,
+    [old[0]]
+  )
+  await rows.pool.query(
+    `insert into llm_costs (attempt_id, request_id, job_id, source, provider, model, outcome, prompt_tokens, completion_tokens,
+                            cached_tokens, reasoning_tokens, cost_nano_usd, price_source, estimated, duration_ms, started_at, finished_at)
+     values (gen_random_uuid(), gen_random_uuid(), $1, 'me', 'p', 'm', 'ok', 1, 1, 0, 0, 5, 'config', false, 1, now(), now())`,
+    [old[0]]
+  )
+  const { cleanup, logged } = cleanupOf(rows, { batch: { rows: 3, pauseMs: 1 } })
+  await cleanup.run()
+  t.same(logged, [])
+  const { rows: left } = await rows.pool.query('select id from jobs order by id')
+  t.same(
+    left.map(({ id }) => id),
+    [young, waiting]
+  )
+  t.same((await rows.pool.query('select count(*)::integer as count from job_attempts')).rows, [{ count: 0 }])
+  t.same((await rows.pool.query('select count(*)::integer as count from llm_costs')).rows, [{ count: 1 }])
+})
+
+t.test('old days of events are dropped, new ones are made, also when their first events came before', async t => {
+  const rows = await createRows(t)
+  const dayOf = (days: number) => daysAgo(days).toISOString().slice(0, 10).replaceAll('-', '')
+  const tables = async () =>
+    (await rows.pool.query(`select relname from pg_class where relname ~ '^job_events_[0-9]+$' and relkind = 'r' order by 1`)).rows.map(
+      row => row.relname
+    )
+  // No process ran for days: today has no table yet, and an old day has one.
+  for (const day of await tables()) await rows.pool.query(`drop table ${day}`)
+  await rows.pool.query(
+    `create table job_events_${dayOf(5)} partition of job_events for values from ('${daysAgo(5).toISOString().slice(0, 10)}') to ('${daysAgo(4).toISOString().slice(0, 10)}')`
+  )
+  await rows.pool.query(
+    `insert into job_events (job_id, attempt, seq, kind, count, data, at)
+     select gen_random_uuid(), 1, 1, 'chunks', 1, at::text, at from unnest($1::timestamptz[]) as at`,
+    [[daysAgo(0), daysAgo(4.99), daysAgo(2.5), daysAgo(9)]]
+  )
+  const { cleanup, logged } = cleanupOf(rows)
+  await cleanup.run()
+  t.same(logged, [])
+  t.same(
+    await tables(),
+    [dayOf(0), dayOf(-1), dayOf(-2)].map(day => `job_events_${day}`)
+  )
+  const { rows: events } = await rows.pool.query('select tableoid::regclass::text as place from job_events order by at')
+  t.same(events, [{ place: 'job_events_rest' }, { place: `job_events_${dayOf(0)}` }])
+  await cleanup.run()
+  t.same(logged, [], 'and again')
+})
+
+t.test('a source that sent nothing for 30 days is forgotten, unless it still waits', async t => {
+  const rows = await createRows(t)
+  await rows.pool.query(
+    `insert into source_vtime (source, class, vfinish, changed_at) values
+     ('gone', 2, 5, $1), ('here', 2, 5, $2), ('waits', 2, 5, $1), ('waits', 3, 5, $1)`,
+    [daysAgo(31), daysAgo(29)]
+  )
+  await rows.job({ source: 'waits' })
+  await cleanupOf(rows).cleanup.run()
+  const { rows: left } = await rows.pool.query('select source, class from source_vtime order by source')
+  t.same(left, [
+    { source: 'here', class: 2 },
+    { source: 'waits', class: 2 }
+  ])
+})
+
+t.test('one process at a time cleans up, and a job that somebody is at is left', async t => {
+  const rows = await createRows(t)
+  const ended = { status: 'done', finished_at: daysAgo(31) }
+  const [held] = [await rows.job(ended), await rows.job(ended)]
+  await inTransaction(rows.pool, async tx => {
+    await tx.query('select pg_advisory_xact_lock(1819109485, 4)')
+    t.equal(await deleteOldJobs(rows.pool, 30, 100), null)
+    t.equal(await forgetSources(rows.pool, 30), null)
+  })
+  await inTransaction(rows.pool, async tx => {
+    await tx.query('select from jobs where id = $1 for update', [held])
+    t.equal(await deleteOldJobs(rows.pool, 30, 100), 1)
+  })
+  t.equal(await deleteOldJobs(rows.pool, 30, 100), 1)
+})
+
+t.test('what fails is logged, and the rest is done all the same', async t => {
+  const rows = await createRows(t)
+  const id = await rows.job({ status: 'done', finished_at: daysAgo(31) })
+  await rows.pool.query('drop function keep_job_event_days')
+  const { cleanup, logged } = cleanupOf(rows)
+  await cleanup.run()
+  t.match(logged, [['days of events could not be kept', { message: /keep_job_event_days/ }]])
+  t.same(await rows.read(id), {})
+})
+
+t.test('a cleanup begins at the start, and does not keep a closing process waiting', async t => {
+  const rows = await createRows(t)
+  for (let count = 0; count < 4; count += 1) await rows.job({ status: 'done', finished_at: daysAgo(31) })
+  const { cleanup, logged } = cleanupOf(rows, { batch: { rows: 1, pauseMs: 3_600_000 } })
+  cleanup.start()
+  await until('the first batch is gone', async () => (await rows.pool.query('select from jobs')).rowCount === 3)
+  await cleanup.close()
+  t.equal((await rows.pool.query('select from jobs')).rowCount, 3)
+  t.same(logged, [])
+})

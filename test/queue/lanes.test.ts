@@ -1,0 +1,55 @@
+import t from 'tap'
+import { classOf, createReach, laneOf } from '../../queue/lanes.ts'
+import type { Target } from '../../routing/types.ts'
+import { catalogOf, targetAt } from './core-support.ts'
+
+function target(upstream: string, model: string, changes: Partial<Target> = {}): Target {
+  return { ...targetAt(`${upstream}-box`, model), ...changes }
+}
+
+type Asked = Parameters<typeof laneOf>[1]
+const asked = (changes: Partial<NonNullable<Asked>> = {}): Asked =>
+  ({ operation: 'chat', model: 'm', localOnly: false, ...changes }) as Asked
+
+t.test('a lane says its class, and what can run it', async t => {
+  const table: readonly (readonly [number, Asked, string])[] = [
+    [2, null, '2/echo'],
+    [0, asked(), '0/chat/any/m'],
+    [1, asked({ operation: 'embed' }), '1/embed/any/m'],
+    [3, asked({ localOnly: true }), '3/chat/own/m'],
+    [2, asked({ providers: ['openai'] }), '2/chat/openai/m'],
+    [2, asked({ only: 'home/m' }), '2/chat/any/home/m']
+  ]
+  for (const [jobClass, request, lane] of table) {
+    t.equal(laneOf(jobClass, request), lane)
+    t.equal(classOf(lane), jobClass, lane)
+  }
+  t.equal(laneOf(2, asked({ model: 'M' })), laneOf(2, asked({ model: 'M' })))
+})
+
+t.test('the machines of a lane are those that have its model, and can do what it asks', async t => {
+  const catalog = catalogOf([
+    target('home', 'm', { operations: ['chat', 'complete'] }),
+    target('attic', 'm', { operations: ['embed'] }),
+    targetAt('cloud', 'm', { own: false }),
+    target('home', 'vendor/deep:free')
+  ])
+  const reach = createReach(() => catalog)
+  const devices = (lane: string): string[] => [...reach(lane).devices].toSorted()
+  t.same(devices('2/chat/any/m'), ['home-box'])
+  t.equal(reach('2/chat/any/m').unbounded, true)
+  t.same(devices('2/embed/any/m'), ['attic-box'])
+  t.equal(reach('2/chat/own/m').unbounded, false, 'what stays in the house cannot be rented')
+  t.same(devices('2/chat/any/vendor/deep:free'), ['home-box'], 'a model’s own slashes belong to its name')
+  t.same(reach('2/echo'), { devices: new Set(), unbounded: true })
+  t.same(reach('2/chat/any/unknown'), { devices: new Set(), unbounded: false })
+})
+
+t.test('a new catalog is seen at once', async t => {
+  let catalog = catalogOf([target('home', 'm')])
+  const reach = createReach(() => catalog)
+  t.same([...reach('2/chat/any/m').devices], ['home-box'])
+  t.equal(reach('2/chat/any/m'), reach('2/chat/any/m'), 'and an old one is asked once')
+  catalog = catalogOf([target('attic', 'm')])
+  t.same([...reach('2/chat/any/m').devices], ['attic-box'])
+})
