@@ -13,6 +13,7 @@ COPY package.json LICENSE llm-mcp.schema.json ./
 COPY bin ./bin
 COPY gateway ./gateway
 COPY planner ./planner
+COPY queue ./queue
 COPY ledger ./ledger
 COPY store ./store
 COPY migrations ./migrations

@@ -1,0 +1,181 @@
+// What it costs to submit jobs and to list them, and how soon they start. `npm run bench:jobs [-- --quick]`.
+
+import { spawn } from 'node:child_process'
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { createSubmitter, rowOf } from '../queue/submit.ts'
+import type { JobFilter } from '../queue/types.ts'
+import { uuidv7 } from '../routing/ids.ts'
+import { listJobs } from '../store/jobs/read.ts'
+import { measureStreams } from './streams.ts'
+import { fill, openBenchDatabase, reset } from './support/database.ts'
+import { publish, type Row, rateRow, timesOf, timesRow } from './support/figures.ts'
+
+const isQuick = process.argv.includes('--quick')
+const many = isQuick ? 20_000 : 1_000_000
+const rows: Row[] = []
+
+const database = await openBenchDatabase(process.env.BENCH_DATABASE_URL)
+const { pool, boss } = database
+
+// 1. submit
+await reset(pool, { count: 1, places: 4 })
+const submitter = createSubmitter({ pool, boss })
+const seconds = isQuick ? 2 : 5
+rows.push(rateRow('submit, one after another', await submits(1), 500))
+rows.push(rateRow('submit, 32 at once', await submits(32), null))
+rows.push(rateRow('submit, 256 at once', await submits(256), 5_000))
+
+// 2. lists
+await reset(pool, { count: 20, places: 1 })
+await fill(pool, { count: many, lanes: 40, isMixed: true })
+const none: JobFilter = { status: null, kind: null, model: null, device: null, source: null, createdAfter: null, createdBefore: null }
+const lists: Record<string, Partial<JobFilter>> = {
+  'no filter': {},
+  source: { source: 'source7' },
+  'status error': { status: 'error' },
+  'status queued': { status: 'queued' },
+  kind: { kind: 'embed' },
+  model: { model: 'm3' },
+  device: { device: 'box3' },
+  'source and status': { source: 'source7', status: 'queued' },
+  'source and model': { source: 'source7', model: 'm7' },
+  'source and kind': { source: 'source7', kind: 'chat' },
+  'device and status': { device: 'box3', status: 'error' },
+  'the last minute': { createdAfter: Date.now() - 60_000 },
+  'source, of which there is none': { source: 'nobody' }
+}
+for (const [name, filter] of Object.entries(lists)) {
+  const times: number[] = []
+  for (let at = 0; at < (isQuick ? 50 : 200); at++) {
+    const began = performance.now()
+    await listJobs(pool, { filter: { ...none, ...filter }, source: null, after: null, limit: 20 })
+    times.push(performance.now() - began)
+  }
+  rows.push(timesRow(`list of ${many.toLocaleString('en')}: ${name}`, timesOf(times), { p50: 2 }))
+}
+const { label } = database
+await database.close()
+
+// 3. submit to start, over HTTP, on an idle gateway
+rows.push(timesRow('submit to start: a chat job on an idle machine, over HTTP', timesOf(await starts()), { p50: 15 }))
+
+// 4. streams
+const streams = await measureStreams(isQuick ? { seconds: 3 } : {})
+rows.push(timesRow('100 streams x 50 tokens/s: a token within one process', { ...streams.withinMs, count: streams.tokens }, { p99: 5 }))
+rows.push(timesRow('100 streams x 50 tokens/s: a token across processes', { ...streams.acrossMs, count: streams.tokens }, { p99: 80 }))
+const cpu = streams.databaseCpuPercent
+rows.push({ name: '100 streams x 50 tokens/s: the database', figure: `${cpu.toFixed(1)} % of a core`, bound: '≤ 5 %', isMet: cpu <= 5 })
+
+publish(new URL('results-queue.md', import.meta.url), `Jobs${isQuick ? ' (quick)' : ''}`, label, rows)
+process.exit(rows.every(({ isMet }) => isMet) ? 0 : 1)
+
+/** Jobs a second. */
+async function submits(atOnce: number): Promise<number> {
+  const until = performance.now() + seconds * 1_000
+  const began = performance.now()
+  let count = 0
+  await Promise.all(
+    Array.from({ length: atOnce }, async (_, caller) => {
+      while (performance.now() < until) {
+        const source = `source${caller % 50}`
+        await submitter.submit(
+          rowOf({
+            id: uuidv7(Date.now()),
+            kind: 'echo',
+            class: 'normal',
+            model: null,
+            request: null,
+            echo: Buffer.from(JSON.stringify({ text: 'x'.repeat(600) })),
+            caller: { keyId: null, source, subSource: null, kind: 'source', models: null, providers: null },
+            weight: 1,
+            maxAttempts: 3,
+            deadlineAt: null,
+            maxCostUsd: null,
+            stream: false,
+            idempotency: null,
+            metadata: null,
+            webhookUrl: null
+          })
+        )
+        count++
+      }
+    })
+  )
+  return (count / (performance.now() - began)) * 1_000
+}
+
+/** From the client's call to the moment the machine hears of it, ms: both clocks are ours. */
+async function starts(): Promise<number[]> {
+  const heard = new Map<string, number>()
+  const machine = createServer((request, response) => {
+    const chunks: Buffer[] = []
+    request.on('data', chunk => chunks.push(chunk))
+    request.on('end', () => {
+      response.setHeader('content-type', request.url === '/api/chat' ? 'application/x-ndjson' : 'application/json')
+      if (request.url === '/api/tags')
+        return response.end(JSON.stringify({ models: [{ name: 'm:latest', model: 'm:latest', size: 1e9, details: {} }] }))
+      if (request.url === '/api/version') return response.end('{"version":"0.20.0"}')
+      if (request.url === '/api/ps') return response.end('{"models":[]}')
+      if (request.url === '/api/show') return response.end(JSON.stringify({ capabilities: ['completion'], model_info: {}, details: {} }))
+      const body = JSON.parse(Buffer.concat(chunks).toString())
+      heard.set(body.messages[0].content, performance.now())
+      response.end(
+        `${JSON.stringify({ model: 'm', created_at: new Date().toISOString(), message: { role: 'assistant', content: 'yes' }, done: false })}\n${JSON.stringify({ model: 'm', created_at: new Date().toISOString(), message: { role: 'assistant', content: '' }, done: true, done_reason: 'stop', prompt_eval_count: 3, eval_count: 1, total_duration: 1, eval_duration: 1 })}\n`
+      )
+    })
+  })
+  await new Promise<void>(resolve => machine.listen(0, '127.0.0.1', resolve))
+  const folder = mkdtempSync(join(tmpdir(), 'llm-mcp-bench-'))
+  chmodSync(folder, 0o755)
+  const key = 'sk-llm-bench-admin-key-0123456789abcdef'
+  writeFileSync(
+    join(folder, 'llm-mcp.yaml'),
+    JSON.stringify({ machines: { box: { url: `http://127.0.0.1:${(machine.address() as AddressInfo).port}`, max_concurrency: 4 } } })
+  )
+  const gateway = spawn(process.execPath, [fileURLToPath(new URL('../bin/llm-mcp.js', import.meta.url)), 'serve'], {
+    cwd: folder,
+    env: {
+      PATH: process.env.PATH ?? '',
+      HOME: folder,
+      PORT: '0',
+      LLM_MCP_ADMIN_KEY: key,
+      LLM_MCP_DATA_DIR: join(folder, '.data'),
+      OLLAMA_HOST: '127.0.0.1:9',
+      LOG_LEVEL: 'warn'
+    },
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
+  const url = await new Promise<string>((resolve, reject) => {
+    let text = ''
+    gateway.stdout.on('data', chunk => {
+      text += chunk
+      const ready = text.split('\n').find(line => line.includes('"event":"ready"'))
+      if (ready !== undefined) resolve(JSON.parse(ready).url)
+    })
+    gateway.on('exit', () => reject(new Error('the gateway ended')))
+  })
+  const times: number[] = []
+  for (let at = 0; at < (isQuick ? 50 : 300); at++) {
+    const text = `job ${at}`
+    const began = performance.now()
+    const answer = await fetch(`${url}/v1/jobs`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ kind: 'chat', payload: { model: 'm', messages: [{ role: 'user', content: text }] } })
+    })
+    if (answer.status !== 202) throw new Error(`${answer.status} ${await answer.text()}`)
+    while (!heard.has(text)) await new Promise(resolve => setTimeout(resolve, 1))
+    times.push((heard.get(text) as number) - began)
+  }
+  gateway.removeAllListeners('exit')
+  gateway.kill('SIGTERM')
+  await new Promise(resolve => gateway.on('exit', resolve))
+  machine.close()
+  rmSync(folder, { recursive: true, force: true })
+  return times
+}
