@@ -155,6 +155,7 @@ t.test('before the call, what its prompt costs is written down as lost', async t
     {
       attemptId: 'a',
       requestId: 'request-1',
+      jobId: null,
       source: 'me',
       subSource: 'anna',
       keyId: 'key-1',
