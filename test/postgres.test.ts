@@ -47,7 +47,7 @@ t.test('a first start makes a database that answers through pg, without a port a
     max_wal_senders: '0',
     max_wal_size: '1GB',
     jit: 'off',
-    max_connections: '80',
+    max_connections: '250',
     wal_compression: 'pglz',
     random_page_cost: '1.1',
     server_encoding: 'UTF8',
