@@ -200,7 +200,14 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
         given.push(claimed)
         times.push(performance.now() - began)
       },
-      refuse: async () => {},
+      // As the queue does: what nothing here can ever run ends, and makes way.
+      async refuse(job) {
+        await pool.query({
+          name: 'bench.refuse',
+          text: `update jobs set status = 'error', finished_at = now() where id = $1`,
+          values: [job.id]
+        })
+      },
       mendTickets: async () => {},
       newId: () => uuidv7(Date.now()),
       now: () => performance.now(),
