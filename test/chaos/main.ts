@@ -48,7 +48,7 @@ async function keep(report: RunReport, command: string): Promise<void> {
 async function hunt(): Promise<number> {
   let missed = 0
   for (const mutant of mutants.keys()) {
-    const { violations, seconds, startSeconds } = await run({ ...shortForm, seed, mutant, isHunt: true, say: () => {} })
+    const { violations, seconds, startSeconds } = await run({ ...shortForm, drainMs: 14_000, seed, mutant, isHunt: true, say: () => {} })
     const huntSeconds = seconds - startSeconds
     // A fleet that does not even start shows nothing about the guard.
     const isFound = startSeconds > 0 && violations.length > 0 && huntSeconds <= mutantWithinSeconds
