@@ -1,17 +1,7 @@
 // Does what time does to jobs, every half second: all processes look, one at a time acts, and nobody is given up by one that was away.
 
 import type { Tickets } from '../store/jobs/end.ts'
-import {
-  look,
-  type Step,
-  type SweepPorts,
-  type Swept,
-  sweepClasses,
-  sweepDue,
-  sweepLost,
-  sweepOverdue,
-  sweepOwnerless
-} from '../store/jobs/sweep.ts'
+import { look, type Sight, type SweepPorts, type Swept, steps } from '../store/jobs/sweep.ts'
 import type { Pool } from '../store/pool.ts'
 import type { Notices } from './notices.ts'
 
@@ -63,14 +53,14 @@ export function createSweeper(ports: {
 
   async function pass(): Promise<void> {
     try {
-      const { isAlive, databaseMs, living } = await look(pool, processId)
+      const { isAlive, databaseMs, living, work } = await look(pool, processId)
       const steady = isSteady(databaseMs)
       // Others who are like us look dead as well.
       if (!isAlive) seen = null
       if (random() * living < actingAtOnce) {
-        if (isAlive && steady) await act([sweepLost, sweepOwnerless], isSteady)
+        if (isAlive && steady) await act(['lost', 'ownerless'], work, isSteady)
         // These need no steadiness, but their answers count as looks: a long sweep is no gap.
-        await act([sweepDue, sweepOverdue, sweepClasses], databaseMs => {
+        await act(['due', 'overdue', 'classes'], work, databaseMs => {
           if (isAlive) isSteady(databaseMs)
           return true
         })
@@ -83,10 +73,10 @@ export function createSweeper(ports: {
     }
   }
 
-  async function act(steps: readonly Step[], mayAct: SweepPorts['mayAct']): Promise<void> {
-    for (const step of steps) {
+  async function act(names: readonly (keyof typeof steps)[], work: Sight['work'], mayAct: SweepPorts['mayAct']): Promise<void> {
+    for (const name of names.filter(name => work[name])) {
       for (let round = 0; round < roundsAtMost && !closed; round += 1) {
-        const swept = await step({ pool, tickets, mayAct })
+        const swept = await steps[name]({ pool, tickets, mayAct })
         tell(swept)
         if (!swept.isFull) break
       }

@@ -31,6 +31,8 @@ export interface Sight {
   readonly isAlive: boolean
   /** How many processes are, at least 1. */
   readonly living: number
+  /** What there is to do, as far as one look can tell. */
+  readonly work: { readonly [Name in keyof typeof steps]: boolean }
 }
 
 const stepLimit = 500
@@ -39,19 +41,6 @@ const lostAtMost = 5
 
 const nothing: Swept = { lanes: [], changed: [], taken: [], isFull: false }
 
-const lookSql = `
-select extract(epoch from clock_timestamp()) * 1000 as database_ms,
-       process_is_alive($1, 3) as is_alive,
-       greatest(1, count(*)) as living
-  from processes
- where seen_at > now() - interval '3 seconds'`
-
-/** Where things stand; changes nothing. */
-export async function look(pool: Pick<Pool, 'query'>, processId: string): Promise<Sight> {
-  const { rows } = await pool.query({ name: 'sweep.look', text: lookSql, values: [processId] })
-  return { databaseMs: Number(rows[0].database_ms), isAlive: rows[0].is_alive, living: Number(rows[0].living) }
-}
-
 // A sweeper that is frozen within a step must not keep the others out: the server undoes the step. 1819109485 = 'llm-'.
 const beginSql = `
 select set_config('idle_in_transaction_session_timeout', '2000', true),
@@ -59,7 +48,7 @@ select set_config('idle_in_transaction_session_timeout', '2000', true),
        extract(epoch from clock_timestamp()) * 1000 as database_ms,
        pg_try_advisory_xact_lock(1819109485, 2) as is_mine`
 
-export type Step = (ports: SweepPorts) => Promise<Swept>
+type Step = (ports: SweepPorts) => Promise<Swept>
 
 /** One step in a transaction of its own, unless another process is at one. */
 function step(act: (tx: Transaction, tickets: Tickets) => Promise<Swept>): Step {
@@ -72,18 +61,20 @@ function step(act: (tx: Transaction, tickets: Tickets) => Promise<Swept>): Step 
 
 // Silence is measured up to the beginning of this transaction (now()), not to the moment of the comparison as process_is_alive
 // does: a server that is frozen in between would find everybody silent when it goes on.
-const lostSql = `
-select jobs.id, jobs.lane, jobs.attempt_no, jobs.process_id, jobs.lost_attempts + 1 as lost_attempts,
-       coalesce(owner_process = process_id, false) as is_owned,
-       outlives_owner and payload is not null as can_outlive
-  from jobs
+const lostWhere = `
  where status = 'running'
    and not exists (
      select 1
        from processes
       where processes.id = jobs.process_id
         and greatest(seen_at, pg_postmaster_start_time()) > now() - make_interval(secs => case when jobs.paid then 10 else 3 end)
-   )
+   )`
+
+const lostSql = `
+select jobs.id, jobs.lane, jobs.attempt_no, jobs.process_id, jobs.lost_attempts + 1 as lost_attempts,
+       coalesce(owner_process = process_id, false) as is_owned,
+       outlives_owner and payload is not null as can_outlive
+  from jobs${lostWhere}
  order by jobs.id
  limit $1
    for update of jobs skip locked`
@@ -151,9 +142,7 @@ export const sweepLost = step(async (tx, tickets) => {
   }
 })
 
-const ownerlessSql = `
-select jobs.id, jobs.lane, jobs.attempt_no, jobs.ready, outlives_owner and payload is not null as can_outlive
-  from jobs
+const ownerlessWhere = `
  where status = 'queued'
    and owner_process is not null
    and not exists (
@@ -161,13 +150,17 @@ select jobs.id, jobs.lane, jobs.attempt_no, jobs.ready, outlives_owner and paylo
        from processes
       where processes.id = jobs.owner_process
         and greatest(seen_at, pg_postmaster_start_time()) > now() - interval '3 seconds'
-   )
+   )`
+
+const ownerlessSql = `
+select jobs.id, jobs.lane, jobs.attempt_no, jobs.ready, outlives_owner and payload is not null as can_outlive
+  from jobs${ownerlessWhere}
  order by jobs.id
  limit $1
    for update of jobs skip locked`
 
 /** Queued jobs whose client went with its process: set free where somebody else has all that it takes, cancelled where not. */
-export const sweepOwnerless = step(async (tx, tickets) => {
+const sweepOwnerless = step(async (tx, tickets) => {
   const { rows } = await tx.query({ name: 'sweep.ownerless', text: ownerlessSql, values: [stepLimit] })
   if (rows.length === 0) return nothing
   const freed = rows.filter(row => row.can_outlive)
@@ -203,7 +196,7 @@ update jobs
 returning jobs.lane`
 
 /** Jobs that have waited for their next try, or were set aside, are looked at again. */
-export const sweepDue = step(async tx => {
+const sweepDue = step(async tx => {
   const { rows } = await tx.query({ name: 'sweep.due', text: dueSql, values: [stepLimit] })
   return { ...nothing, lanes: lanesOf(rows), isFull: rows.length === stepLimit }
 })
@@ -218,7 +211,7 @@ select id, attempt_no
    for update skip locked`
 
 /** Jobs that did not get their turn before their deadline. Running ones are their worker's. */
-export const sweepOverdue = step(async (tx, tickets) => {
+const sweepOverdue = step(async (tx, tickets) => {
   const { rows } = await tx.query({ name: 'sweep.overdue', text: overdueSql, values: [stepLimit] })
   const error = errorOf('deadline_exceeded', 'The deadline of this job passed while it was waiting.')
   const ended = await endJobs(
@@ -254,10 +247,32 @@ update class_vtime
    and (furthest.v > class_vtime.v or furthest.served_at > class_vtime.served_at)`
 
 /** How far each class was served, and when: kept here so that a claim touches no row that all others touch. Never goes back. */
-export const sweepClasses = step(async tx => {
+const sweepClasses = step(async tx => {
   await tx.query({ name: 'sweep.classes', text: classesSql })
   return nothing
 })
+
+/** What there is to be done, in this order; the first two are decided by heartbeats. */
+export const steps = { lost: sweepLost, ownerless: sweepOwnerless, due: sweepDue, overdue: sweepOverdue, classes: sweepClasses }
+
+// Whether a step would find anything, each from an index: almost always none of them would.
+const lookSql = `
+select extract(epoch from clock_timestamp()) * 1000 as database_ms,
+       process_is_alive($1, 3) as is_alive,
+       (select greatest(1, count(*)) from processes where seen_at > now() - interval '3 seconds') as living,
+       exists (select from jobs${lostWhere}) as lost,
+       exists (select from jobs${ownerlessWhere}) as ownerless,
+       exists (select from jobs where status = 'queued' and not ready and run_at <= now()) as due,
+       exists (select from jobs where status = 'queued' and deadline_at <= now()) as overdue,
+       exists (select from jobs where status = 'running')
+       or exists (select from jobs where finished_at > now() - interval '2 seconds') as classes`
+
+/** Where things stand; changes nothing. */
+export async function look(pool: Pick<Pool, 'query'>, processId: string): Promise<Sight> {
+  const { rows } = await pool.query({ name: 'sweep.look', text: lookSql, values: [processId] })
+  const { database_ms: databaseMs, is_alive: isAlive, living, ...work } = rows[0]
+  return { databaseMs: Number(databaseMs), isAlive, living: Number(living), work }
+}
 
 type Row = { readonly id: string; readonly attempt_no: number }
 
