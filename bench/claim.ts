@@ -180,6 +180,8 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
   async function call(): Promise<void> {
     const candidates = createCandidates({ pool: on, catalog: () => catalog, now: () => performance.now() })
     let began = 0
+    // Only while it is asked: the loop also looks by itself, once a second.
+    let claimed: (() => void) | null = null
     const given: { jobId: string; attempt: number }[] = []
     const worker = createWorker({
       pool: on,
@@ -192,20 +194,22 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
         return decide({ request, caller, targets: known, ordered: false, space: null, localOnly: false, mayQueue: true }, view)
       },
       inFlight: () => 0,
-      runsAny: () => true,
+      runsAny: () => claimed !== null,
       // One, so that each look claims one job.
       concurrency: 1,
       running: () => given.length,
-      run(claimed) {
-        given.push(claimed)
+      run(job) {
+        given.push(job)
         times.push(performance.now() - began)
+        claimed?.()
+        claimed = null
       },
       // As the queue does: what nothing here can ever run ends, and makes way.
-      async refuse(job) {
+      async refuse(refused) {
         await pool.query({
           name: 'bench.refuse',
-          text: `update jobs set status = 'error', finished_at = now() where id = $1`,
-          values: [job.id]
+          text: `update jobs set status = 'error', finished_at = now() where id = any ($1::uuid[])`,
+          values: [refused.map(({ job }) => job.id)]
         })
       },
       mendTickets: async () => {},
@@ -216,12 +220,15 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
     await candidates.refresh()
     for (let made = 0; made < count / callers; made++) {
       if (refill) {
-        await fill(pool, { count: 1, tagFrom: made * 1e6 })
+        await fill(pool, { count: 1, tagFrom: made * 1e6, isAnalyzed: false })
         await candidates.refresh()
       }
+      const isClaimed = new Promise<void>(resolve => {
+        claimed = resolve
+      })
       began = performance.now()
       worker.wake()
-      while (given.length === 0) await new Promise(resolve => setImmediate(resolve))
+      await isClaimed
       await worker.idle()
       await over(given.splice(0))
     }
@@ -229,25 +236,23 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
   }
 }
 
-/** Not measured: what ends a job. Its place is free for the next. */
+/** Not measured: what ends a job, in one transaction as the queue does it. Its place is free for the next. */
 async function over(claimed: readonly { readonly jobId: string }[]): Promise<void> {
-  for (const { jobId } of claimed) {
-    const { rows: found } = await pool.query({
-      name: 'bench.over',
-      text: `update jobs set status = 'done', process_id = null, finished_at = now() where id = $1 returning device_id, attempt_id`,
-      values: [jobId]
-    })
-    await pool.query({
-      name: 'bench.free',
-      text: 'update device_slots set process_id = null, attempt_id = null, claimed_at = null where device_id = $1 and attempt_id = $2',
-      values: [found[0].device_id, found[0].attempt_id]
-    })
-    await pool.query({
-      name: 'bench.ticket',
-      text: `update pgboss.job set state = 'completed' where name = 'jobs' and id = $1`,
-      values: [jobId]
-    })
-  }
+  await pool.query({
+    name: 'bench.over',
+    text: `
+with ended as (
+  update jobs set status = 'done', process_id = null, finished_at = now() where id = any ($1::uuid[]) returning id, device_id, attempt_id
+), freed as (
+  update device_slots
+     set process_id = null, attempt_id = null, claimed_at = null
+    from ended
+   where device_slots.device_id = ended.device_id
+     and device_slots.attempt_id = ended.attempt_id
+)
+update pgboss.job set state = 'completed' from ended where name = 'jobs' and job.id = ended.id`,
+    values: [claimed.map(({ jobId }) => jobId)]
+  })
 }
 
 /** Every statement's way there and back takes 1 ms more. Null where the database is behind a socket file only and TCP cannot be had. */

@@ -2,7 +2,7 @@
 
 import type { Catalog } from '../routing/catalog.ts'
 import { inOrder } from '../routing/fair.ts'
-import { type Candidate, classesServedAt, headsOf, readyLanes } from '../store/jobs/candidates.ts'
+import { type Candidate, candidatesOf, classesServedAt, headsOf, readyLanes } from '../store/jobs/candidates.ts'
 import type { Pool } from '../store/pool.ts'
 import { classOf, createReach, type Reach } from './lanes.ts'
 
@@ -15,18 +15,28 @@ export interface Candidates {
   reach(lane: string): Reach
   /** The known lanes that `wanted` wants. */
   lanes(wanted: (reach: Reach, jobClass: number) => boolean): string[]
-  /** The best jobs of these lanes, best first. Lanes that turn out to be empty are forgotten. */
-  heads(lanes: readonly string[]): Promise<Candidate[]>
+  /** The best jobs of these lanes. Lanes that turn out to be empty are forgotten. */
+  heads(lanes: readonly string[]): Promise<Heads>
   /** This class was just served. */
   served(jobClass: number): void
 }
 
+export interface Heads {
+  /** Whoever has dealt with so many of one lane does not know what follows in it. */
+  readonly each: number
+  /** Best first, a few at a time: most looks end with the first. */
+  readonly pages: AsyncIterable<readonly Candidate[]>
+}
+
 // A loose scan is about 8 us a lane; a queue with more kinds of work than this is looked at in turns.
 const lanesAtMost = 5_000
-// 64 lanes x 4 heads: 0.5 ms (bench/claim.ts).
+// 64 lanes x 4 heads: 0.6 ms (bench/claim.ts).
 const lanesAtOnce = 64
-/** Whoever has dealt with so many of one lane does not know what follows in it. */
-export const headsEach = 4
+// Of few lanes more each, so that many that nothing can run are dealt with in one go.
+const headsAtOnce = 64
+const headsEach = { least: 4, most: 32 }
+// With all that a decision needs, a row is 2 kB.
+const pageSizes = [8, 32]
 const servedEveryMs = 500
 
 export function createCandidates({ pool, catalog, now }: { pool: Pool; catalog: () => Catalog; now: () => number }): Candidates {
@@ -55,18 +65,28 @@ export function createCandidates({ pool, catalog, now }: { pool: Pool; catalog: 
     if ((known.get(lane) ?? 0) <= before) known.delete(lane)
   }
 
-  async function heads(lanes: readonly string[]): Promise<Candidate[]> {
+  async function heads(lanes: readonly string[]): Promise<Heads> {
     const asked = someOf(lanes)
-    if (asked.length === 0) return []
+    const each = Math.max(headsEach.least, Math.min(headsEach.most, Math.floor(headsAtOnce / asked.length)))
+    if (asked.length === 0) return { each, pages: pagesOf([]) }
     if (now() - servedReadAt > servedEveryMs) {
       servedReadAt = now()
       servedAt = await classesServedAt(pool)
     }
     const before = added
-    const found = await headsOf(pool, asked, headsEach)
+    const found = await headsOf(pool, asked, each)
     const alive = new Set(found.map(({ lane }) => lane))
     for (const lane of asked) if (!alive.has(lane)) forget(lane, before)
-    return inOrder(found, servedAt, Date.now())
+    const waiting = found.map(head => ({ ...head, class: classOf(head.lane) }))
+    return { each, pages: pagesOf(inOrder(waiting, servedAt, Date.now()).map(({ id }) => id)) }
+  }
+
+  async function* pagesOf(ids: readonly string[]): AsyncGenerator<readonly Candidate[]> {
+    for (let at = 0, page = 0; at < ids.length; page++) {
+      const size = pageSizes[Math.min(page, pageSizes.length - 1)] as number
+      yield await candidatesOf(pool, ids.slice(at, at + size))
+      at += size
+    }
   }
 
   return {

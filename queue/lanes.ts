@@ -1,19 +1,41 @@
 // Lanes: jobs of one lane can run on the same machines. A lane says in its name which those are.
 
+import { createHash } from 'node:crypto'
 import { type Catalog, canonical } from '../routing/catalog.ts'
 import { providerOf } from '../routing/targets.ts'
-import type { ModelRequest, Target } from '../routing/types.ts'
+import type { Caller, Feature, ModelRequest, Target } from '../routing/types.ts'
 
 const echo = 'echo'
 
-/** The lane of a request; of `echo` when it is null. Names of models come last, because they have slashes of their own. */
-export function laneOf(
-  jobClass: number,
-  request: Pick<ModelRequest, 'operation' | 'model' | 'localOnly' | 'only' | 'providers'> | null
-): string {
+type Facts = Pick<ModelRequest, 'operation' | 'model' | 'localOnly' | 'only' | 'providers' | 'needs' | 'longest'>
+
+/**
+ * The lane of a request; of `echo` when it is null: class/operation/where;what else it takes/model. Names of models come last, because
+ * they have slashes of their own.
+ */
+export function laneOf(jobClass: number, request: Facts | null, caller: Pick<Caller, 'models' | 'providers'>): string {
   if (request === null) return `${jobClass}/${echo}`
-  const where = request.localOnly ? 'own' : request.providers === undefined ? 'any' : request.providers.join('+')
-  return `${jobClass}/${request.operation}/${where}/${request.only ?? canonical(request.model)}`
+  const { operation, localOnly, providers, needs, longest } = request
+  const where = localOnly ? 'own' : providers === undefined ? 'any' : providers.join('+')
+  const conditions = [where, ...needs.toSorted(), ...sizeOf(longest.low), ...permitOf(caller)].join(';')
+  return `${jobClass}/${operation}/${conditions}/${request.only ?? canonical(request.model)}`
+}
+
+// A model is loaded with this context at least (routing/context-size.ts), and with twice that, and so on.
+const usualTokens = 8_192
+
+/** What the prompt needs where not every machine has it, to the next power of two. */
+function sizeOf(tokens: number): string[] {
+  return tokens <= usualTokens ? [] : [`${2 ** Math.ceil(Math.log2(tokens / 1_024))}k`]
+}
+
+/** Keys that may not use everything have lanes of their own: what they wait for must not stand before the others. */
+function permitOf({ models, providers }: Pick<Caller, 'models' | 'providers'>): string[] {
+  if (models === null && providers === null) return []
+  const digest = createHash('sha256')
+    .update(JSON.stringify([models, providers]))
+    .digest('base64url')
+  return [`key-${digest.slice(0, 8)}`]
 }
 
 /** 0 urgent … 4 benchmark. */
@@ -48,11 +70,15 @@ export function createReach(catalog: () => Catalog): (lane: string) => Reach {
 }
 
 function reachIn(catalog: Catalog, lane: string): Reach {
-  const [, operation, where, ...model] = lane.split('/')
+  const [, operation, conditions = '', ...model] = lane.split('/')
   if (operation === echo) return { ...nowhere, unbounded: true }
   const resolution = catalog.resolve(model.join('/'), 0)
   if (!resolution.found) return nowhere
-  const targets = resolution.targets.filter(target => target.operations.some(name => name === operation) && isMeant(target, where ?? ''))
+  const [where = '', ...others] = conditions.split(';')
+  const targets = resolution.targets.filter(
+    target =>
+      target.operations.some(name => name === operation) && isMeant(target, where) && others.every(condition => meets(target, condition))
+  )
   return {
     devices: new Set(targets.flatMap(({ upstream }) => (upstream.device === null ? [] : [upstream.device.id]))),
     unbounded: targets.some(({ upstream }) => upstream.device === null)
@@ -62,4 +88,12 @@ function reachIn(catalog: Catalog, lane: string): Reach {
 function isMeant({ upstream }: Target, where: string): boolean {
   if (where === 'any') return true
   return where === 'own' ? upstream.own : where.split('+').includes(providerOf(upstream))
+}
+
+/** Also true of what cannot be said here, like what a key may use. */
+function meets({ features, contextTokens }: Target, condition: string): boolean {
+  const size = /^(\d+)k$/.exec(condition)
+  // The smallest that needs this much is half as long.
+  if (size !== null) return contextTokens === null || contextTokens > (Number(size[1]) * 1_024) / 2
+  return condition.startsWith('key-') || features === null || features.has(condition as Feature)
 }

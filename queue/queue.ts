@@ -173,10 +173,12 @@ export function createQueue(ports: QueuePorts): Queue {
     concurrency: ports.limits.workerConcurrency,
     running: () => runs.count,
     run: claimed => runs.begin(claimed),
-    async refuse(job, error) {
-      await inTransaction(pool, client =>
-        endJobs(client, boss, [
-          {
+    async refuse(refused) {
+      const ended = await inTransaction(pool, client =>
+        endJobs(
+          client,
+          boss,
+          refused.map(({ job, error }) => ({
             id: job.id,
             attemptNo: job.attemptNo,
             status: 'error',
@@ -186,11 +188,11 @@ export function createQueue(ports: QueuePorts): Queue {
             spent: 0,
             runner: null,
             ttftMs: null
-          }
-        ])
+          }))
+        )
       )
-      notices.changed(job.id)
-      if (job.ownerProcess === processId) waiters.stopped(job.id, error)
+      for (const { id } of ended) notices.changed(id)
+      for (const { job, error } of refused) if (job.ownerProcess === processId) waiters.stopped(job.id, error)
     },
     mendTickets: async ids => {
       await mendTickets(pool, boss, ids)

@@ -99,7 +99,7 @@ export function rowOf(job: NewJob): JobRow {
     id: job.id,
     kind: job.kind,
     class: jobClass,
-    lane: laneOf(jobClass, request),
+    lane: laneOf(jobClass, request, caller),
     charge: request === null ? 0 : expectedCharge(request),
     weight: job.weight,
     model: job.model,

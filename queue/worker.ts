@@ -7,7 +7,7 @@ import type { Caller, ModelRequest, Target } from '../routing/types.ts'
 import { type Candidate, setAside } from '../store/jobs/candidates.ts'
 import { claimJob } from '../store/jobs/claim.ts'
 import type { Pool } from '../store/pool.ts'
-import { type Candidates, headsEach } from './candidates.ts'
+import type { Candidates } from './candidates.ts'
 import type { Reach } from './lanes.ts'
 import type { Notices } from './notices.ts'
 import { jobClasses } from './types.ts'
@@ -29,12 +29,17 @@ export interface WorkerPorts {
   readonly running: () => number
   /** A claim is ours: run it. `target` null = `echo`. */
   readonly run: (claimed: { readonly jobId: string; readonly attempt: number; readonly target: Target | null }) => void
-  /** The job can never run: it ends with this error. */
-  readonly refuse: (job: Candidate, error: GatewayError) => Promise<void>
+  /** These can never run: each ends with its error. */
+  readonly refuse: (refused: readonly Refused[]) => Promise<void>
   readonly mendTickets: (ids: readonly string[]) => Promise<void>
   readonly newId: () => string
   readonly now: () => number
   readonly log: (message: string, error: unknown) => void
+}
+
+export interface Refused {
+  readonly job: Candidate
+  readonly error: GatewayError
 }
 
 export interface Worker {
@@ -53,6 +58,11 @@ export interface Worker {
   stop(): Promise<void>
 }
 
+type Claimed =
+  /** `over`: those that are claimed by now, by us or by others. */
+  { readonly what: 'claimed' | 'gone'; readonly over: readonly Candidate[] } | { readonly what: 'waits' }
+type Placed = Claimed | { readonly what: 'refused'; readonly error: GatewayError } | { readonly what: 'aside' }
+
 // A machine that was full stays so for as long as an answer takes; whoever frees a place hands it on by himself.
 const fullForMs = 200
 // Nothing can run it as things are: a machine is away, or a provider rests. It must not stand in the way meanwhile.
@@ -67,6 +77,8 @@ const homelessEvery = 60
 
 // Heads that others were quicker to get: after so many looks the next one is their business.
 const missesAtMost = 3
+// So long after that several are asked for at once.
+const contendedForMs = 1_000
 
 const batch = jobClasses.indexOf('batch')
 
@@ -79,6 +91,8 @@ export function createWorker(ports: WorkerPorts): Worker {
   let isStopped = false
   let failures = 0
   let looks = 0
+  // When others were quicker, last.
+  let missedAt = Number.NEGATIVE_INFINITY
 
   const timer = setInterval(() => {
     candidates
@@ -126,10 +140,14 @@ export function createWorker(ports: WorkerPorts): Worker {
   /** Jobs that nothing here can run stand in nobody's way, so that nobody else comes by them. */
   async function endHomeless(): Promise<void> {
     if (!ports.runsAny()) return
-    for (const job of await candidates.heads(candidates.lanes(({ devices, unbounded }) => !unbounded && devices.size === 0))) {
-      if (job.ownerProcess !== null || job.request === null) continue
-      const decision = ports.plan(job.request as ModelRequest, job.caller as Caller)
-      if (decision.action === 'refuse' && !mayComeBack(job, decision.error)) await ports.refuse(job, decision.error)
+    const { pages } = await candidates.heads(candidates.lanes(({ devices, unbounded }) => !unbounded && devices.size === 0))
+    for await (const jobs of pages) {
+      const refused = jobs.flatMap(job => {
+        if (job.ownerProcess !== null || job.request === null) return []
+        const decision = ports.plan(job.request as ModelRequest, job.caller as Caller)
+        return decision.action === 'refuse' && !mayComeBack(job, decision.error) ? [{ job, error: decision.error }] : []
+      })
+      if (refused.length > 0) await ports.refuse(refused)
     }
   }
 
@@ -160,40 +178,66 @@ export function createWorker(ports: WorkerPorts): Worker {
     if (lanes.length === 0) return 'nothing'
     let result: 'moved' | 'missed' | 'nothing' = 'nothing'
     const aside: string[] = []
-    const taken = new Map<string, number>()
-    for (const job of await candidates.heads(lanes)) {
-      if (isStopped) break
-      if (!mayRun(job)) continue
-      const outcome = await place(job)
-      if (outcome === 'aside') aside.push(job.id)
-      if (outcome === 'waits') continue
-      if (outcome !== 'gone') result = 'moved'
-      else if (result === 'nothing') result = 'missed'
-      // The next of this lane may come before all that is left of the others.
-      const count = (taken.get(job.lane) ?? 0) + 1
-      taken.set(job.lane, count)
-      if (count >= headsEach) break
+    const refused: Refused[] = []
+    const over = new Set<string>()
+    const passed = new Map<string, number>()
+    const { each, pages } = await candidates.heads(lanes)
+
+    /** False when the next of this lane may come before all that is left of the others. */
+    function mayGoOn({ lane }: Candidate): boolean {
+      const count = (passed.get(lane) ?? 0) + 1
+      passed.set(lane, count)
+      return count < each
+    }
+
+    look: for await (const jobs of pages) {
+      for (const [at, job] of jobs.entries()) {
+        if (isStopped) break look
+        if (over.has(job.id) || !mayRun(job)) continue
+        const outcome = await place(job, jobs.slice(at + 1))
+        if (outcome.what === 'waits') continue
+        if (outcome.what === 'aside') aside.push(job.id)
+        if (outcome.what === 'refused') refused.push({ job, error: outcome.error })
+        if (outcome.what !== 'gone') result = 'moved'
+        else if (result === 'nothing') result = 'missed'
+        const done = 'over' in outcome ? outcome.over : [job]
+        for (const { id } of done) over.add(id)
+        if (!done.every(mayGoOn)) break look
+      }
     }
     if (aside.length > 0) await setAside(pool, aside, asideMs)
+    if (refused.length > 0) await ports.refuse(refused)
     return result
   }
 
-  /** Tries the targets of one job, best first. */
-  async function place(job: Candidate): Promise<'claimed' | 'aside' | 'ended' | 'gone' | 'waits'> {
+  /** Tries the targets of one job, best first. `next` may go in its stead where others are quicker. */
+  async function place(job: Candidate, next: readonly Candidate[]): Promise<Placed> {
     const request = job.request as ModelRequest | null
-    if (request === null) return unlessFull(await claim(job, null, null))
+    if (request === null) return unlessFull(await claim([job], null, null))
     const decision = ports.plan(request, job.caller as Caller)
-    if (decision.action === 'refuse') return refused(job, decision.error)
+    if (decision.action === 'refuse') {
+      return mayComeBack(job, decision.error) ? { what: 'aside' } : { what: 'refused', error: decision.error }
+    }
     // All are full here; those of other processes have their own.
-    if (decision.action === 'enqueue') return 'waits'
+    if (decision.action === 'enqueue') return { what: 'waits' }
     for (const target of worthIt(job, decision.ranked)) {
       const { device } = target.upstream
       if (device === null ? !mayRent(job, target) : isFull(device.id)) continue
-      const outcome = await claim(job, target, null)
-      if (outcome !== 'full') return outcome
+      const outcome = await claim([job, ...rivals(job, next, target)], target, null)
+      if (outcome.what !== 'full') return outcome
       if (device !== null) markFull(device.id)
     }
-    return 'waits'
+    return { what: 'waits' }
+  }
+
+  /** Where several processes look at the same heads, those after this one that would go to the same machine. */
+  function rivals(job: Candidate, next: readonly Candidate[], target: Target): readonly Candidate[] {
+    if (target.upstream.device === null || ports.now() - missedAt > contendedForMs) return []
+    return next.filter(other => {
+      if (other.lane !== job.lane || !mayRun(other) || other.request === null) return false
+      const decision = ports.plan(other.request as ModelRequest, other.caller as Caller)
+      return decision.action === 'run' && worthIt(other, decision.ranked)[0] === target
+    })
   }
 
   /** A batch has time: where a machine of ours can do it, it waits for that one and costs no rent. */
@@ -208,55 +252,59 @@ export function createWorker(ports: WorkerPorts): Worker {
     return ports.inFlight(target) < rentedAtOnce
   }
 
-  async function refused(job: Candidate, error: GatewayError): Promise<'aside' | 'ended'> {
-    if (mayComeBack(job, error)) return 'aside'
-    await ports.refuse(job, error)
-    return 'ended'
-  }
-
+  /** The first of these jobs that nobody else is at, for a place on this target. */
   async function claim(
-    job: Candidate,
+    jobs: readonly Candidate[],
     target: Target | null,
     fromAttemptId: string | null
-  ): Promise<'claimed' | 'full' | 'gone' | 'waits'> {
-    const attemptId = ports.newId()
-    const { outcome, ...claimed } = await claimJob(pool, {
-      jobId: job.id,
+  ): Promise<Claimed | { readonly what: 'full' }> {
+    const claimed = await claimJob(pool, {
+      jobIds: jobs.map(({ id }) => id),
       deviceId: target?.upstream.device?.id ?? null,
       provider: target === null ? 'echo' : providerOf(target.upstream),
       processId: ports.processId,
-      attemptId,
+      attemptId: ports.newId(),
       fromAttemptId,
       paid: target !== null && !target.upstream.own
     })
-    if (outcome === 'no_ticket') {
-      await ports.mendTickets([job.id])
-      return 'gone'
+    if (claimed.outcome === 'gone') {
+      missedAt = ports.now()
+      return { what: 'gone', over: jobs }
     }
-    if (outcome === 'full') return 'full'
+    if (claimed.outcome === 'full') return { what: 'full' }
     // Its owner is silent: whoever sweeps decides.
-    if (outcome === 'owner_gone') return 'waits'
-    if (outcome !== 'claimed' || !('runner' in claimed)) return 'gone'
+    if (claimed.outcome === 'owner_gone') return { what: 'waits' }
+    const at = jobs.findIndex(({ id }) => id === claimed.job)
+    const job = jobs[at] as Candidate
+    const over = jobs.slice(0, at + 1)
+    if (over.length > 1) missedAt = ports.now()
+    if (claimed.outcome === 'no_ticket') {
+      await ports.mendTickets([job.id])
+      return { what: 'gone', over }
+    }
     candidates.served(job.class)
     if (claimed.runner === ports.processId) ports.run({ jobId: job.id, attempt: claimed.attempt, target })
     else ports.notices.claimed(claimed.runner, job.id)
-    return 'claimed'
+    return { what: 'claimed', over }
   }
 
   async function handOver(deviceId: string, attemptId: string): Promise<boolean> {
     if (isStopped) return false
     const lanes = candidates.lanes((reach: Reach) => reach.devices.has(deviceId))
     if (lanes.length === 0) return false
-    for (const job of await candidates.heads(lanes)) {
-      if (!mayRun(job) || job.request === null) continue
-      const decision = ports.plan(job.request as ModelRequest, job.caller as Caller)
-      const targets = decision.action === 'run' ? decision.ranked : decision.action === 'enqueue' ? decision.feasible : []
-      const target = targets.find(({ upstream }) => upstream.device?.id === deviceId)
-      if (target === undefined) continue
-      const outcome = await claim(job, target, attemptId)
-      if (outcome === 'claimed') return true
-      // The place is not ours any more, or the machine has fewer now.
-      if (outcome === 'full') return false
+    const { pages } = await candidates.heads(lanes)
+    for await (const jobs of pages) {
+      for (const job of jobs) {
+        if (!mayRun(job) || job.request === null) continue
+        const decision = ports.plan(job.request as ModelRequest, job.caller as Caller)
+        const targets = decision.action === 'run' ? decision.ranked : decision.action === 'enqueue' ? decision.feasible : []
+        const target = targets.find(({ upstream }) => upstream.device?.id === deviceId)
+        if (target === undefined) continue
+        const { what } = await claim([job], target, attemptId)
+        if (what === 'claimed') return true
+        // The place is not ours any more, or the machine has fewer now.
+        if (what === 'full') return false
+      }
     }
     return false
   }
@@ -285,8 +333,8 @@ function mayComeBack({ createdAt }: Candidate, error: GatewayError): boolean {
 }
 
 /** What needs no machine finds none of them full. */
-function unlessFull<T>(outcome: T | 'full'): T | 'waits' {
-  return outcome === 'full' ? 'waits' : outcome
+function unlessFull(outcome: Claimed | { readonly what: 'full' }): Claimed {
+  return outcome.what === 'full' ? { what: 'waits' } : outcome
 }
 
 /** For an error that has to say that nothing is there. */

@@ -33,7 +33,8 @@ export interface Waits {
   readonly class: number
   readonly tag: number
   readonly id: string
-  readonly createdAt: Date
+  /** Epoch, ms. */
+  readonly createdMs: number
 }
 
 // A class that was not served for so long moves up by one; half-way by a half. By class, never by job: an old job of a flood
@@ -47,7 +48,7 @@ const classesUpAtMost = 2
  */
 export function inOrder<T extends Waits>(waiting: readonly T[], servedAt: readonly Date[], nowMs: number): T[] {
   const oldest = new Map<number, number>()
-  for (const job of waiting) oldest.set(job.class, Math.min(oldest.get(job.class) ?? nowMs, job.createdAt.getTime()))
+  for (const job of waiting) oldest.set(job.class, Math.min(oldest.get(job.class) ?? nowMs, job.createdMs))
   const rank = (of: number): number => of - aged(nowMs - Math.max(servedAt[of]?.getTime() ?? 0, oldest.get(of) ?? nowMs))
   return [...waiting].sort((a, b) => rank(a.class) - rank(b.class) || b.class - a.class || a.tag - b.tag || (a.id < b.id ? -1 : 1))
 }

@@ -75,6 +75,8 @@ export interface Fill {
   readonly needs?: readonly string[]
   /** Before or behind the others. */
   readonly tagFrom?: number
+  /** False: one more job of many, after which no plan is made anew. */
+  readonly isAnalyzed?: boolean
   /** With all indexes of a life: some are done, of several sources, models, kinds. */
   readonly isMixed?: boolean
 }
@@ -82,7 +84,7 @@ export interface Fill {
 /** Jobs and their tickets, in one statement each. */
 export async function fill(
   pool: Pool,
-  { count, lanes = 1, isWaiting = false, needs = [], tagFrom = 0, isMixed = false }: Fill
+  { count, lanes = 1, isWaiting = false, needs = [], tagFrom = 0, isMixed = false, isAnalyzed = true }: Fill
 ): Promise<void> {
   const request = {
     id: '01890000-0000-7000-8000-000000000000',
@@ -124,6 +126,7 @@ select id, 'jobs', '{}', 2, 'standard'
  where status = 'queued'`,
     [count, lanes, isWaiting, JSON.stringify(request), JSON.stringify(caller), tagFrom, isMixed]
   )
+  if (!isAnalyzed) return
   await pool.query('analyze jobs')
   await pool.query('analyze pgboss.job')
 }

@@ -2,12 +2,11 @@
 
 import type { Pool } from '../pool.ts'
 
-/** The best jobs of a lane, as far as a decision needs them. */
+/** One that waits, as far as a decision needs it. */
 export interface Candidate {
   readonly id: string
   readonly lane: string
   readonly class: number
-  readonly tag: number
   readonly attemptNo: number
   readonly createdAt: Date
   readonly ownerProcess: string | null
@@ -33,11 +32,20 @@ export async function readyLanes(pool: Pool, atMost: number): Promise<string[]> 
   return rows.map(({ name }) => name)
 }
 
+/** One that waits, as far as the order needs it. */
+export interface Head {
+  readonly id: string
+  readonly lane: string
+  readonly tag: number
+  /** Epoch, ms. */
+  readonly createdMs: number
+}
+
 const headsSql = `
 select head.*
   from unnest($1::text[]) as asked (lane)
  cross join lateral (
-       select id, jobs.lane, class, tag, attempt_no, created_at, owner_process, request, caller
+       select id, jobs.lane, tag, (extract(epoch from created_at) * 1000)::float8 as "createdMs"
          from jobs
         where jobs.lane = asked.lane
           and status = 'queued'
@@ -46,20 +54,24 @@ select head.*
         limit $2
        ) as head`
 
-/** Up to `each` heads of every one of these lanes. */
-export async function headsOf(pool: Pool, lanes: readonly string[], each: number): Promise<Candidate[]> {
+/** Up to `each` heads of every one of these lanes. About 3 microseconds each. */
+export async function headsOf(pool: Pool, lanes: readonly string[], each: number): Promise<Head[]> {
   const { rows } = await pool.query({ name: 'jobs.heads', text: headsSql, values: [lanes, each] })
-  return rows.map(row => ({
-    id: row.id,
-    lane: row.lane,
-    class: row.class,
-    tag: Number(row.tag),
-    attemptNo: row.attempt_no,
-    createdAt: row.created_at,
-    ownerProcess: row.owner_process,
-    request: row.request,
-    caller: row.caller
-  }))
+  return rows.map(row => ({ ...row, tag: Number(row.tag) }))
+}
+
+const candidatesSql = `
+select id, lane, class, attempt_no as "attemptNo", created_at as "createdAt", owner_process as "ownerProcess", request, caller
+  from jobs
+ where id = any ($1::uuid[])
+   and status = 'queued'
+   and ready`
+
+/** These jobs with all that a decision needs, in the order of `ids`; those that wait no more are left out. */
+export async function candidatesOf(pool: Pool, ids: readonly string[]): Promise<Candidate[]> {
+  const { rows } = await pool.query({ name: 'jobs.candidates', text: candidatesSql, values: [ids] })
+  const found = new Map<string, Candidate>(rows.map(row => [row.id, row]))
+  return ids.flatMap(id => found.get(id) ?? [])
 }
 
 /** When each class was served last, by the database's clock; the index is the class. */

@@ -1,9 +1,10 @@
-// Gives a job and a place on a machine to an attempt, in one statement (migrations/0004_jobs.sql, claim_job).
+// Gives a job and a place on a machine to an attempt, in one statement (migrations/0005_claim_one_of_several.sql).
 
 import type { Pool } from '../pool.ts'
 
 export interface Claim {
-  readonly jobId: string
+  /** Best first: it gets the first of them that waits and that nobody else is at. */
+  readonly jobIds: readonly string[]
   /** Null = a rented target, which has no places. */
   readonly deviceId: string | null
   readonly provider: string
@@ -16,15 +17,19 @@ export interface Claim {
 
 export type ClaimOutcome =
   /** `runner`: the process that is to run it, which is another one where that holds the client's connection. */
-  | { readonly outcome: 'claimed'; readonly attempt: number; readonly runner: string }
-  | { readonly outcome: 'gone' | 'owner_gone' | 'full' | 'no_ticket' }
+  | { readonly outcome: 'claimed'; readonly job: string; readonly attempt: number; readonly runner: string }
+  | { readonly outcome: 'owner_gone'; readonly job: string }
+  | { readonly outcome: 'full'; readonly job: string }
+  | { readonly outcome: 'no_ticket'; readonly job: string }
+  /** None of them waits any more. */
+  | { readonly outcome: 'gone' }
 
-/** Safe from any number of processes: one of them gets the job, and a place is given once. */
+/** Safe from any number of processes: one of them gets a job, and a place is given once. */
 export async function claimJob(pool: Pool, claim: Claim): Promise<ClaimOutcome> {
   const { rows } = await pool.query({
     name: 'jobs.claim',
-    text: 'select outcome, attempt, runner from claim_job($1, $2, $3, $4, $5, $6, $7)',
-    values: [claim.jobId, claim.deviceId, claim.provider, claim.processId, claim.attemptId, claim.fromAttemptId, claim.paid]
+    text: 'select outcome, job, attempt, runner from claim_job($1, $2, $3, $4, $5, $6, $7)',
+    values: [claim.jobIds, claim.deviceId, claim.provider, claim.processId, claim.attemptId, claim.fromAttemptId, claim.paid]
   })
   return rows[0]
 }

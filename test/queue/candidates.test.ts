@@ -1,6 +1,6 @@
 import t from 'tap'
-import { createCandidates, headsEach } from '../../queue/candidates.ts'
-import { setAside } from '../../store/jobs/candidates.ts'
+import { type Candidates, createCandidates } from '../../queue/candidates.ts'
+import { type Candidate, setAside } from '../../store/jobs/candidates.ts'
 import { catalogOf, targetAt } from './core-support.ts'
 import { createRows } from './rows.ts'
 
@@ -9,6 +9,14 @@ const { pool } = rows
 const catalog = catalogOf([targetAt('home', 'm'), targetAt('home', 'n'), targetAt('cloud', 'm', { own: false })])
 const create = () => createCandidates({ pool, catalog: () => catalog, now: () => 0 })
 const all = () => true
+
+/** All heads of these lanes that wait, in order. */
+async function headsIn(candidates: Candidates, lanes: readonly string[]): Promise<Candidate[]> {
+  const { pages } = await candidates.heads(lanes)
+  const found: Candidate[] = []
+  for await (const page of pages) found.push(...page)
+  return found
+}
 
 t.beforeEach(async () => {
   await pool.query('delete from jobs')
@@ -55,17 +63,16 @@ t.test('the heads of a lane are its lowest tags, and those of all lanes come in 
   const ids: string[] = []
   for (const tag of [50, 10, 40, 20, 30, 60]) ids.push(await rows.job({ lane: '2/chat/any/m', tag }))
   const best = await rows.job({ lane: '1/chat/any/n', class: 1, tag: 1_000 })
-  const found = await candidates.heads(['2/chat/any/m', '1/chat/any/n'])
-  t.equal(headsEach, 4)
+  const found = await headsIn(candidates, ['2/chat/any/m', '1/chat/any/n'])
   t.same(
     found.map(({ id }) => id),
-    [best, ids[1], ids[3], ids[4], ids[2]]
+    [best, ids[1], ids[3], ids[4], ids[2], ids[0], ids[5]]
   )
   await setAside(pool, [ids[1] as string, ids[3] as string], 60_000)
-  const next = await candidates.heads(['2/chat/any/m'])
+  const next = await headsIn(candidates, ['2/chat/any/m'])
   t.same(
-    next.map(({ tag }) => tag),
-    [30, 40, 50, 60],
+    next.map(({ id }) => id),
+    [ids[4], ids[2], ids[0], ids[5]],
     'those that were set aside make way'
   )
   t.match(await rows.read(ids[1] as string), { status: 'queued', ready: false })
@@ -80,10 +87,53 @@ t.test('of more lanes than are looked at in one go, each has its turn, and those
   for (const lane of lanes) await rows.job({ lane, class: Number(lane[0]) })
   const seen = new Set<string>()
   for (let look = 0; look < 10; look++) {
-    const found = await candidates.heads(lanes)
+    const found = await headsIn(candidates, lanes)
     t.ok(found.length <= 64)
     t.equal(found.filter(job => job.class === 1).length, 10, 'those that somebody waits for, always')
     for (const { lane } of found) seen.add(lane)
   }
   t.equal(seen.size, 160)
+})
+
+t.test('of few lanes many heads are seen, of many lanes a few each, a page at a time', async t => {
+  const candidates = create()
+  await pool.query(
+    `insert into jobs (id, kind, class, lane, tag, charge, weight, source, caller, max_attempts)
+     select ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'echo', 2, '2/chat/any/m' || n % 20, n, 0, 1, 's', '{}', 1
+       from generate_series(0, 1999) as n`
+  )
+  for (const [lanes, each] of [
+    [1, 32],
+    [4, 16],
+    [20, 4]
+  ] as const) {
+    const names = Array.from({ length: lanes }, (_, number) => `2/chat/any/m${number}`)
+    const heads = await candidates.heads(names)
+    t.equal(heads.each, each)
+    const sizes: number[] = []
+    const seen: string[] = []
+    for await (const page of heads.pages) {
+      sizes.push(page.length)
+      seen.push(...page.map(({ id }) => id))
+    }
+    t.same(
+      sizes,
+      Array.from({ length: sizes.length }, (_, page) => (page === 0 ? 8 : Math.min(32, lanes * each - 8 - 32 * (page - 1))))
+    )
+    t.equal(seen.length, lanes * each)
+    t.same(seen, seen.toSorted(), 'in the order of their tags')
+  }
+})
+
+t.test('what is taken after it was seen is left out of its page', async t => {
+  const candidates = create()
+  const ids: string[] = []
+  for (const tag of [1, 2, 3]) ids.push(await rows.job({ lane: '2/chat/any/m', tag }))
+  const { pages } = await candidates.heads(['2/chat/any/m'])
+  await setAside(pool, [ids[0] as string], 60_000)
+  for await (const page of pages)
+    t.same(
+      page.map(({ id }) => id),
+      [ids[1], ids[2]]
+    )
 })

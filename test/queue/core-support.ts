@@ -41,7 +41,8 @@ export function anotherPool(t: Test, { options: { host, port, user, database } }
 }
 
 export interface Claiming {
-  readonly jobId: string
+  /** Several: best first. */
+  readonly jobId: string | readonly string[]
   readonly processId: string
   readonly deviceId?: string | null
   readonly attemptId?: string
@@ -50,7 +51,7 @@ export interface Claiming {
 
 export function claim(pool: Pool, { jobId, processId, deviceId = null, attemptId, fromAttemptId }: Claiming): Promise<ClaimOutcome> {
   return claimJob(pool, {
-    jobId,
+    jobIds: typeof jobId === 'string' ? [jobId] : jobId,
     deviceId,
     provider: 'ollama',
     processId,

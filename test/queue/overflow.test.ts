@@ -33,6 +33,8 @@ function requestWith(patience: Patience | null = null, stream = false): ModelReq
     stream,
     localOnly: false,
     prompt: { low: 1, expected: 1 },
+    longest: { low: 1, expected: 1 },
+    needs: [],
     maxOutputTokens: null,
     choices: 1,
     body: { bytes: Buffer.from('{"secret":1}') },

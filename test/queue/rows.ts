@@ -82,7 +82,7 @@ export async function createRows(t: Test): Promise<Rows> {
     },
     async claim(id, processId, { device, paid = false } = {}) {
       const row = await one('select outcome, attempt from claim_job($1, $2, $3, $4, $5, null, $6)', [
-        id,
+        [id],
         device ?? null,
         'ollama',
         processId,

@@ -58,9 +58,10 @@ function start(t: Test, targets: readonly Target[], changes: Partial<WorkerPorts
     concurrency: 1_000,
     running: () => ran.length,
     run: claimed => void ran.push(claimed),
-    async refuse(job) {
-      refused.push(job.id)
-      await pool.query(`update jobs set status = 'error', finished_at = now() where id = $1`, [job.id])
+    async refuse(list) {
+      const ids = list.map(({ job }) => job.id)
+      refused.push(...ids)
+      await pool.query(`update jobs set status = 'error', finished_at = now() where id = any ($1::uuid[])`, [ids])
     },
     mendTickets: async ids => {
       await mendTickets(pool, boss, ids)
@@ -126,7 +127,7 @@ t.test('jobs that nothing can run now make way, and those that never can are tol
   })
   await pool.query(`update jobs set request = json_build_object('tag', tag) where id = any ($1::uuid[])`, [ids])
   await work(started)
-  await until('the last to run', () => started.ran.length === 1)
+  await until('the last to run, and the one that never can to be told', () => started.ran.length === 1 && started.refused.length > 0)
   t.equal(started.ran[0]?.jobId, ids[6])
   t.same(started.refused, [ids[5]])
   for (const id of ids.slice(0, 5)) t.match(await rows.read(id), { status: 'queued', ready: false, attempts: 0 })
@@ -252,6 +253,36 @@ t.test('several workers take every job once, and all that there is', async t => 
   const ran = workers.flatMap(({ ran: mine }) => mine.map(({ jobId }) => jobId))
   t.same(ran.toSorted(), ids.toSorted())
   t.equal((await holders(pool, id)).filter(({ attempt }) => attempt !== null).length, 40)
+})
+
+t.test('claims that are made at once get different jobs, the best first', async t => {
+  const { id, model, target, lane } = await machine(8)
+  const ids = await jobs(lane(2), model, [1, 2, 3, 4, 5, 6, 7, 8, 9])
+  // Somebody else is at the first two, for as long as it takes.
+  const elsewhere = await anotherPool(t, pool).connect()
+  await elsewhere.query('begin')
+  await elsewhere.query('select from jobs where id = any ($1::uuid[]) for update', [ids.slice(0, 2)])
+  const asked: string[] = []
+  const counting = anotherPool(t, pool)
+  const query = counting.query.bind(counting) as (...given: unknown[]) => unknown
+  Object.assign(counting, {
+    query(...given: [{ readonly name?: string; readonly values?: readonly unknown[] }]) {
+      if (given[0].name === 'jobs.claim') asked.push(((given[0].values ?? [])[0] as string[]).map(job => ids.indexOf(job)).join(' '))
+      return query(...given)
+    }
+  })
+  const started = start(t, [target], { pool: counting, concurrency: 3 })
+  await work(started)
+  await until('three to run', () => started.ran.length === 3)
+  await elsewhere.query('rollback')
+  elsewhere.release()
+  t.same(
+    started.ran.map(({ jobId }) => jobId),
+    ids.slice(2, 5)
+  )
+  t.equal(asked[0], '0', 'at first one is asked for')
+  t.equal(asked[1], '1 2 3 4 5 6 7', 'then those behind it as well')
+  t.equal((await holders(pool, id)).filter(({ attempt }) => attempt !== null).length, 3)
 })
 
 t.test('the end of a request that nobody holds any more is not waited for by those behind it', async t => {

@@ -7,7 +7,7 @@ const at = (agoMs: number): Date => new Date(nowMs - agoMs)
 const justServed = Array.from({ length: 5 }, () => at(0))
 
 function job(id: string, changes: Partial<Waits> = {}): Waits {
-  return { id, class: 2, tag: 0, createdAt: at(0), ...changes }
+  return { id, class: 2, tag: 0, createdMs: nowMs, ...changes }
 }
 
 const order = (waiting: readonly Waits[], servedAt: readonly Date[] = justServed): string[] =>
@@ -25,7 +25,7 @@ t.test('a better class comes first, then the lower tag, then the older job', asy
 })
 
 t.test('a class that was not served for a minute draws level with the one above it, and comes first then', async t => {
-  const normal = (waitedMs: number) => job('normal', { createdAt: at(waitedMs) })
+  const normal = (waitedMs: number) => job('normal', { createdMs: nowMs - waitedMs })
   const interactive = job('interactive', { class: 1 })
   const servedAt = (agoMs: number) => justServed.map((date, number) => (number === 2 ? at(agoMs) : date))
   const table = [
@@ -39,13 +39,13 @@ t.test('a class that was not served for a minute draws level with the one above 
 })
 
 t.test('however long it waits, a class rises by two and no more', async t => {
-  const waiting = [job('urgent', { class: 0 }), job('interactive', { class: 1 }), job('batch', { class: 3, createdAt: at(1e9) })]
+  const waiting = [job('urgent', { class: 0 }), job('interactive', { class: 1 }), job('batch', { class: 3, createdMs: nowMs - 1e9 })]
   const servedAt = justServed.map((date, number) => (number === 3 ? at(1e9) : date))
   t.same(order(waiting, servedAt), ['urgent', 'batch', 'interactive'])
 })
 
 t.test('an old job of a flood does not pass the fresh one of a light source', async t => {
-  const waiting = [job('old', { tag: 50, createdAt: at(600_000) }), job('fresh', { tag: 10 })]
+  const waiting = [job('old', { tag: 50, createdMs: nowMs - 600_000 }), job('fresh', { tag: 10 })]
   t.same(order(waiting, [at(1e9), at(1e9), at(1e9), at(1e9), at(1e9)]), ['fresh', 'old'])
 })
 
@@ -57,7 +57,7 @@ t.test('the order is the same however the jobs come in, and none is lost', async
   })
   const jobs = fc
     .array(one, { maxLength: 20 })
-    .map(list => list.map((each, number) => job(String(number).padStart(3, '0'), { ...each, createdAt: at(each.waited) })))
+    .map(list => list.map((each, number) => job(String(number).padStart(3, '0'), { ...each, createdMs: nowMs - each.waited })))
   const served = fc.array(fc.integer({ min: 0, max: 200_000 }).map(at), { minLength: 5, maxLength: 5 })
   fc.assert(
     fc.property(jobs, served, (waiting, servedAt) => {
