@@ -76,7 +76,7 @@ interface Change {
   readonly bill?: readonly BillLine[]
   readonly history?: readonly HistoryLine[]
   readonly jobs?: readonly SeenJob[]
-  readonly summary?: CostSummary
+  readonly summary?: CostSummary | null
 }
 
 function evidence(change: Change): Evidence {
@@ -84,7 +84,7 @@ function evidence(change: Change): Evidence {
     history: change.history ?? history,
     calls: callsOf(change.bill ?? bill),
     jobs: new Map((change.jobs ?? jobs).map(given => [given.id, given])),
-    summary: change.summary ?? summary,
+    summary: change.summary === undefined ? summary : change.summary,
     limit: 2
   }
 }
@@ -119,6 +119,11 @@ const wrongs: readonly (readonly [string, Change, RegExp])[] = [
     'a result that changed after it was seen',
     { history: history.map(line => (line.t === 'finished' && line.id === 'C' ? { ...line, text: textOf(3) } : line)) },
     /^late writer: job C/
+  ],
+  [
+    'a result that changed after it was seen, and was seen again',
+    { history: [...history, seen('A', 3, 100_300)], jobs: withJob({ result: job('A', 'chat', 3, 1).result }) },
+    /^late writer: job A/
   ],
   ['two jobs for one key', { history: [...history, acknowledged('a', 'B', 100_070)] }, /^doubled: key-a became 2 jobs/],
   ['one job for two keys', { history: [...history, acknowledged('b', 'A', 100_070)] }, /^doubled: key-a and key-b are one job/],
@@ -182,6 +187,11 @@ for (const [wrong, change, expected] of wrongs) {
     )
   })
 }
+
+t.test('money is not looked at before the books are closed, and everything else is', async t => {
+  t.match(check(evidence({ summary: null, jobs: jobs.slice(1) })).violations, [/^lost: job A/])
+  t.same(check(evidence({ summary: null, jobs: withJob({ cost_usd: null }) })).violations, [])
+})
 
 t.test('a charge for an attempt that never arrived is no doubled one, where a fault explains it', async t => {
   const change = {

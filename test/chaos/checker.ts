@@ -12,7 +12,8 @@ export interface Evidence {
   readonly calls: readonly Call[]
   /** By id; null = nobody knows it (404). */
   readonly jobs: ReadonlyMap<string, SeenJob | null>
-  readonly summary: CostSummary
+  /** Null: the books are not closed yet, and money is not looked at. */
+  readonly summary: CostSummary | null
   /** Of the box. */
   readonly limit: number
 }
@@ -54,7 +55,8 @@ export function check({ history, calls, jobs, summary, limit }: Evidence): Verdi
   const faultIn = (from: number, to: number): boolean => faults.some(({ at }) => at >= from - shadowMs && at <= to + shadowMs)
   const byText = new Map(calls.map(call => [textOf(call.call), call]))
   const acks = acknowledgedOf(history, violations)
-  const finished = new Map(history.flatMap(line => (line.t === 'finished' ? [[line.id, line] as const] : [])))
+  // The first sight of an end is what every later one is held against.
+  const finished = new Map(history.flatMap(line => (line.t === 'finished' ? [[line.id, line] as const] : [])).toReversed())
   const ofJobs = new Set([...acks.values()].map(({ mark }) => mark))
   let [lost, doubled, givenUp] = [0, 0, 0]
 
@@ -134,15 +136,12 @@ export function check({ history, calls, jobs, summary, limit }: Evidence): Verdi
   }
 
   // 5. money
-  const charges = chargesOf({
-    calls,
-    summary,
-    faultIn,
-    jobs: [...acks.values()].flatMap(({ id, mark, submittedAt }) => {
-      const job = jobs.get(id) ?? null
-      return job === null ? [] : [{ job, mark, from: submittedAt, to: finished.get(id)?.at ?? Number.POSITIVE_INFINITY }]
-    })
+  const ended = [...acks.values()].flatMap(({ id, mark, submittedAt }) => {
+    const job = jobs.get(id) ?? null
+    return job === null ? [] : [{ job, mark, from: submittedAt, to: finished.get(id)?.at ?? Number.POSITIVE_INFINITY }]
   })
+  const charges =
+    summary === null ? { billed: 0, charged: 0, notArrived: 0, violations: [] } : chargesOf({ calls, summary, faultIn, jobs: ended })
   violations.push(...charges.violations)
   // A fault catches an attempt between its line in the journal and the machine now and then, not every time.
   if (charges.notArrived > faults.length)

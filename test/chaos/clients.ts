@@ -1,15 +1,14 @@
-// Clients that never give up: they submit, sometimes twice, follow their jobs over every cut, and write down what they were told.
+// Clients that never give up: they submit, sometimes twice, follow their jobs over every cut, and hold lines.
 
 import { setMaxListeners } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Chance } from './chance.ts'
+import { createClient } from './client.ts'
 import type { Fleet } from './fleet.ts'
 import { framesOf } from './frames.ts'
-import type { Answer, History, WorkKind } from './history.ts'
-import { askUntilAnswered, type Said, send } from './http.ts'
-import { bodyOf, resultText, type SeenJob, terminal } from './jobs.ts'
-import { chatModel } from './machines.ts'
-import { createReading, deltaOf } from './reading.ts'
+import type { History, WorkKind } from './history.ts'
+import { send } from './http.ts'
+import { createReading } from './reading.ts'
 
 export interface Clients {
   /** Nothing new is begun; resolves when all that was begun has ended, or `false` after `ms`. */
@@ -18,7 +17,7 @@ export interface Clients {
   open(): readonly string[]
 }
 
-export interface ClientPorts {
+export interface ClientsPorts {
   readonly fleet: Fleet
   readonly history: History
   readonly chance: Chance
@@ -31,11 +30,12 @@ export interface ClientPorts {
 const kinds: readonly WorkKind[] = ['chat', 'chat', 'ollama.generate', 'openai.chat', 'embed', 'echo']
 const pollMs = 150
 
-export function startClients({ fleet, history, chance, submitters, callers }: ClientPorts): Clients {
+export function startClients({ fleet, history, chance, submitters, callers }: ClientsPorts): Clients {
   const ending = new AbortController()
   const gone = new AbortController()
   // One pause of each loop.
   setMaxListeners(submitters + callers, gone.signal)
+  const client = createClient({ fleet, history, signal: gone.signal })
   const open = new Set<string>()
   let marks = 0
   const loops = [
@@ -50,32 +50,14 @@ export function startClients({ fleet, history, chance, submitters, callers }: Cl
   function submitter(chance: Chance): () => Promise<void> {
     return async () => {
       const kind = chance.pick(kinds)
-      const mark = `job-${++marks}`
       const stream = (kind === 'chat' || kind === 'openai.chat') && chance.oneIn(2)
-      const key = `key-${mark}`
-      const body = bodyOf(kind, mark, stream)
-      history.write({ t: 'submit', key, mark, kind })
-      const times = chance.oneIn(10) ? 2 : 1
-      const submits = Array.from({ length: times }, (_, index) => submit({ key, body, first: chance.below(2) + index }))
-      const id = (await Promise.all(submits)).find(given => given !== null)
+      const first = chance.below(2)
+      const [id] = await client.submit({ kind, mark: `job-${++marks}`, stream }, chance.oneIn(10) ? [first, first + 1] : [first])
       if (id === undefined) return
       open.add(id)
       if (stream) await follow(id, chance)
-      await finish(id, kind, chance)
+      if (await client.finished(id, kind, pollMs)) open.delete(id)
     }
-  }
-
-  async function submit({ key, body, first }: { key: string; body: object; first: number }): Promise<string | null> {
-    const asking = { path: '/v1/jobs', json: body, headers: { 'idempotency-key': key }, timeoutMs: 1_500 }
-    const said = await askUntilAnswered({ fleet, signal: gone.signal, first }, asking)
-    if (said === null) return null
-    const id = said.status < 300 ? (JSON.parse(said.text) as { id?: unknown }).id : undefined
-    if (typeof id !== 'string') {
-      refused(`submit ${key}`, said)
-      return null
-    }
-    history.write({ t: 'ack', key, id, status: said.status })
-    return id
   }
 
   /** Reads the stream to its end. A connection now and then is closed on purpose. */
@@ -105,7 +87,7 @@ export function startClients({ fleet, history, chance, submitters, callers }: Cl
         cut
       )
       if (response.status !== 200) {
-        if (response.status < 500) refused(`stream of ${id}`, { status: response.status, text: await response.text() })
+        if (response.status < 500) client.refused(`stream of ${id}`, { status: response.status, text: await response.text() })
         return
       }
       for await (const frame of framesOf(response)) {
@@ -118,56 +100,14 @@ export function startClients({ fleet, history, chance, submitters, callers }: Cl
     }
   }
 
-  async function finish(id: string, kind: WorkKind, chance: Chance): Promise<void> {
-    for (;;) {
-      const said = await askUntilAnswered({ fleet, signal: gone.signal, first: chance.below(2) }, { path: `/v1/jobs/${id}` })
-      if (said === null) return
-      if (said.status !== 200) {
-        refused(`job ${id}`, said)
-        return
-      }
-      const job = JSON.parse(said.text) as SeenJob
-      if (terminal.includes(job.status)) {
-        open.delete(id)
-        history.write({ t: 'finished', id, status: job.status, text: resultText(kind, job.result) })
-        return
-      }
-      await pause(pollMs)
-    }
-  }
-
   function caller(chance: Chance): () => Promise<void> {
     return async () => {
       const mark = `call-${++marks}`
       const stream = chance.oneIn(2)
       const gateway = fleet.gateways().length === 0 ? undefined : chance.pick(fleet.gateways())
-      if (gateway !== undefined) history.write({ t: 'asked', mark, stream, answer: await chat(gateway, mark, stream) })
+      if (gateway !== undefined) await client.call(gateway, mark, stream)
       await pause(chance.between(20, 300))
     }
-  }
-
-  async function chat(gateway: string, mark: string, stream: boolean): Promise<Answer> {
-    const json = { model: chatModel, stream, messages: [{ role: 'user', content: `[[${mark}]] Say something.` }] }
-    let text = ''
-    let isWhole = false
-    try {
-      const signal = AbortSignal.any([AbortSignal.timeout(15_000), gone.signal])
-      const response = await send(gateway, { path: '/v1/chat/completions', json }, signal)
-      if (response.status !== 200) return { outcome: 'failed', status: response.status, text: await response.text() }
-      if (!stream) return { outcome: 'answered', text: resultText('chat', await response.json()) ?? '' }
-      for await (const { event, data } of framesOf(response)) {
-        if (data === '[DONE]') isWhole = true
-        else if (event === 'error' || data.startsWith('{"error"')) return { outcome: 'failed', status: 200, text: data }
-        else text += deltaOf(JSON.parse(data) as Record<string, unknown>)
-      }
-    } catch (error) {
-      return { outcome: 'failed', status: 0, text: String(error) }
-    }
-    return isWhole ? { outcome: 'answered', text } : { outcome: 'truncated', text }
-  }
-
-  function refused(what: string, { status, text }: Pick<Said, 'status' | 'text'>): void {
-    history.write({ t: 'refused', what, status, text: text.slice(0, 300) })
   }
 
   function pause(ms: number): Promise<void> {

@@ -1,11 +1,10 @@
-// How fast the queue is while nothing is broken: what waits for a poll instead of a wake-up shows here.
+// How fast the queue is while nothing is broken: what waits for a look instead of being told shows here.
 
-import { setTimeout as delay } from 'node:timers/promises'
 import { readBill } from './bill.ts'
+import { createClient } from './client.ts'
 import type { Fleet } from './fleet.ts'
 import type { History, WorkKind } from './history.ts'
-import { askUntilAnswered } from './http.ts'
-import { bodyOf, resultText, type SeenJob, terminal } from './jobs.ts'
+import { ask } from './http.ts'
 import { quantile } from './lines.ts'
 import { boxSlots, type Machines } from './machines.ts'
 
@@ -14,7 +13,7 @@ export interface Liveness {
   readonly answerP50Ms: number
   /** From a submit to the machine's first sight of it, on an idle fleet, ms. */
   readonly startP50Ms: number
-  readonly startMaxMs: number
+  readonly startP75Ms: number
   /** From the end of one call to the begin of the next on a full machine, ms. */
   readonly gapP50Ms: number
   readonly gapP90Ms: number
@@ -23,99 +22,91 @@ export interface Liveness {
   readonly efficiency: number
 }
 
-// An idle fleet starts a job within some 20 ms, by the poll alone after 500 ms on average. Each takes a few round trips,
-// which are slow on a machine that is busy with other things.
-const startP50AtMostMs = 200
-// Handed over, a place is taken again within some 10 ms.
-const gapP50AtMostMs = 50
+// Told of a job, an idle fleet starts it within 20 to 60 ms (p75). Three workers that look once a second each leave gaps of 333 ms
+// and more between two looks, and every third job falls into the longest: that shows in the upper quarter, not always in the median.
+const startP75AtMostMs = 130
+// Handed over, a place is taken again within 10 to 20 ms (p50), where nobody is told after 100 to 240.
+const gapP50AtMostMs = 45
+// Both take a few round trips, which are slow on a machine that is busy with other things: some 2 ms each when it is not.
 const roundTrips = 8
 
-const single = 9
-const burst = 24
+const singles = 12
+const burst = 40
 const burstCallMs = 100
+const pollMs = 50
 
+/** Measures, and once more if that was slow: what else the machine does passes, a guard that is missing stays missing. */
 export async function measureLiveness(ports: {
   readonly fleet: Fleet
   readonly machines: Machines
   readonly history: History
   readonly billPath: string
 }): Promise<{ readonly figures: Liveness; readonly violations: readonly string[] }> {
-  const { fleet, machines, history, billPath } = ports
-  const signal = AbortSignal.timeout(60_000)
+  const first = await measure(ports, 'first')
+  if (slowness(first).length === 0) return { figures: first, violations: [] }
+  const second = await measure(ports, 'second')
+  return { figures: second, violations: slowness(second) }
+}
+
+async function measure({ fleet, machines, history, billPath }: Parameters<typeof measureLiveness>[0], name: string): Promise<Liveness> {
+  const client = createClient({ fleet, history, signal: AbortSignal.timeout(60_000) })
+
+  // 1. one after another
   machines.setPace({ lowMs: 20, highMs: 30, slowOneIn: 0 })
   const answers: number[] = []
-  for (let index = 0; index < single; index++) {
-    const before = performance.now()
-    await askUntilAnswered({ fleet, signal, first: index }, { path: '/v1/models' })
-    answers.push(performance.now() - before)
-  }
   const waits: number[] = []
-  for (let index = 0; index < single; index++) {
-    const mark = `job-single-${index}`
-    const before = Date.now()
-    const id = await submit('chat', mark, index)
-    await finished(id, 'chat')
+  for (let index = 0; index < singles; index++) {
+    const before = performance.now()
+    await ask(fleet.gateways()[index % 2] as string, { path: '/v1/models' })
+    answers.push(performance.now() - before)
+    const mark = `${name}-single-${index}`
+    const at = Date.now()
+    await over(await submitted(mark, 'chat', index), 'chat')
     const begun = readBill(billPath).find(call => call.mark === mark)
-    if (begun !== undefined) waits.push(begun.beganAt - before)
+    if (begun !== undefined) waits.push(begun.beganAt - at)
   }
 
+  // 2. more than there is room for
   machines.setPace({ lowMs: burstCallMs, highMs: burstCallMs, slowOneIn: 0 })
-  const ids = await Promise.all(Array.from({ length: burst }, (_, index) => submit('ollama.generate', `job-burst-${index}`, index)))
-  for (const id of ids) await finished(id, 'ollama.generate')
-  const calls = readBill(billPath).filter(({ mark }) => mark.startsWith('job-burst-'))
+  const prefix = `${name}-burst-`
+  const ids = await Promise.all(Array.from({ length: burst }, (_, index) => submitted(`${prefix}${index}`, 'ollama.generate', index)))
+  // One after the other: whoever asks for all of them at once measures himself.
+  for (const id of ids) await over(id, 'ollama.generate')
+  const calls = readBill(billPath).filter(({ mark }) => mark.startsWith(prefix))
   const begins = calls.map(({ beganAt }) => beganAt).toSorted((a, b) => a - b)
   const ends = calls.flatMap(({ endedAt }) => (endedAt === null ? [] : [endedAt])).toSorted((a, b) => a - b)
   // The first begins fill the places; every later one takes the place of one end.
   const gaps = begins.slice(boxSlots).map((at, index) => at - (ends[index] ?? at))
-  const mostAtOnce = Math.max(...begins.map(at => calls.filter(call => call.beganAt <= at && (call.endedAt ?? at) > at).length))
   const spanMs = (ends.at(-1) ?? 0) - (begins[0] ?? 0)
   const workMs = calls.reduce((sum, { beganAt, endedAt }) => sum + ((endedAt ?? beganAt) - beganAt), 0)
-  const figures: Liveness = {
+  return {
     answerP50Ms: quantile(answers, 0.5) ?? Number.POSITIVE_INFINITY,
     startP50Ms: quantile(waits, 0.5) ?? Number.POSITIVE_INFINITY,
-    startMaxMs: quantile(waits, 1) ?? Number.POSITIVE_INFINITY,
+    startP75Ms: quantile(waits, 0.75) ?? Number.POSITIVE_INFINITY,
     gapP50Ms: quantile(gaps, 0.5) ?? Number.POSITIVE_INFINITY,
     gapP90Ms: quantile(gaps, 0.9) ?? Number.POSITIVE_INFINITY,
-    mostAtOnce,
+    mostAtOnce: Math.max(...begins.map(at => calls.filter(call => call.beganAt <= at && (call.endedAt ?? at) > at).length)),
     efficiency: workMs / boxSlots / Math.max(1, spanMs)
   }
-  return { figures, violations: slowness(figures) }
 
-  async function submit(kind: WorkKind, mark: string, first: number): Promise<string> {
-    const key = `key-${mark}`
-    history.write({ t: 'submit', key, mark, kind })
-    const said = await askUntilAnswered(
-      { fleet, signal, first },
-      { path: '/v1/jobs', json: bodyOf(kind, mark, false), headers: { 'idempotency-key': key } }
-    )
-    const id = said !== null && said.status < 300 ? String((JSON.parse(said.text) as SeenJob).id) : null
-    if (said === null || id === null) throw new Error(`a submit was refused before anything was broken: ${said?.status} ${said?.text}`)
-    history.write({ t: 'ack', key, id, status: said.status })
+  async function submitted(mark: string, kind: WorkKind, first: number): Promise<string> {
+    const [id] = await client.submit({ kind, mark, stream: false }, [first])
+    if (id === undefined) throw new Error(`a submit was refused before anything was broken: ${mark}`)
     return id
   }
 
-  async function finished(id: string, kind: WorkKind): Promise<void> {
-    for (let turn = 0; !signal.aborted; turn++) {
-      const said = await askUntilAnswered({ fleet, signal, first: turn }, { path: `/v1/jobs/${id}` })
-      const job = said?.status === 200 ? (JSON.parse(said.text) as SeenJob) : null
-      if (job !== null && terminal.includes(job.status)) {
-        history.write({ t: 'finished', id, status: job.status, text: resultText(kind, job.result) })
-        return
-      }
-      // Whoever asks more often measures himself.
-      await delay(50)
-    }
-    throw new Error(`job ${id} did not end in peace`)
+  async function over(id: string, kind: WorkKind): Promise<void> {
+    if (!(await client.finished(id, kind, pollMs))) throw new Error(`job ${id} did not end in peace`)
   }
 }
 
-function slowness({ answerP50Ms, startP50Ms, gapP50Ms, mostAtOnce }: Liveness): string[] {
-  const startAtMost = Math.round(startP50AtMostMs + roundTrips * answerP50Ms)
+/** Pure. Empty = fast enough for this machine. */
+export function slowness({ answerP50Ms, startP75Ms, gapP50Ms, mostAtOnce }: Liveness): string[] {
+  const startAtMost = Math.round(startP75AtMostMs + roundTrips * answerP50Ms)
   const gapAtMost = Math.round(gapP50AtMostMs + roundTrips * answerP50Ms)
   return [
-    ...(startP50Ms > startAtMost ? [`slow: a job on an idle fleet starts after ${startP50Ms} ms (p50), at most ${startAtMost}`] : []),
+    ...(startP75Ms > startAtMost ? [`slow: a job on an idle fleet starts after ${startP75Ms} ms (p75), at most ${startAtMost}`] : []),
     ...(gapP50Ms > gapAtMost ? [`slow: a freed place is taken after ${gapP50Ms} ms (p50), at most ${gapAtMost}`] : []),
-    ...(mostAtOnce < boxSlots ? [`slow: a burst of ${burst} jobs ran ${mostAtOnce} at once on ${boxSlots} places`] : []),
-    ...(mostAtOnce > boxSlots ? [`concurrency: a burst of ${burst} jobs ran ${mostAtOnce} at once on ${boxSlots} places`] : [])
+    ...(mostAtOnce < boxSlots ? [`slow: a burst of ${burst} jobs ran ${mostAtOnce} at once on ${boxSlots} places`] : [])
   ]
 }

@@ -17,7 +17,7 @@ export function reportText({ seed, seconds, violations, liveness, verdict, fault
       ? []
       : ([
           ['a bare request (p50)', `${liveness.answerP50Ms.toFixed(0)} ms`],
-          ['submit to start, idle (p50 / max)', `${liveness.startP50Ms.toFixed(0)} / ${liveness.startMaxMs.toFixed(0)} ms`],
+          ['submit to start, idle (p50 / p75)', `${liveness.startP50Ms.toFixed(0)} / ${liveness.startP75Ms.toFixed(0)} ms`],
           ['end of a call to the next, full machine (p50 / p90)', `${liveness.gapP50Ms.toFixed(0)} / ${liveness.gapP90Ms.toFixed(0)} ms`],
           ['use of a full machine', `${(liveness.efficiency * 100).toFixed(0)} %`]
         ] as const)),

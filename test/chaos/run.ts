@@ -18,6 +18,7 @@ import type { SeenJob } from './jobs.ts'
 import { type Liveness, measureLiveness } from './liveness.ts'
 import { boxSlots, startMachines } from './machines.ts'
 import { copyTo } from './mutants.ts'
+import { scenes } from './scenes.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -26,13 +27,15 @@ export interface RunOptions {
   readonly plan: FaultPlan
   readonly submitters: number
   readonly callers: number
+  /** The jobs of a scene shall have ended so long after its begin. */
+  readonly sceneMs: number
   /** All that was begun shall have ended so long after the last fault. */
   readonly drainMs: number
   /** Whether a slow start of a job, or a gap between two calls, is a fault; otherwise it is only reported. */
   readonly judgesSpeed: boolean
   readonly mutant: string | null
-  /** Ends the run as soon as something is wrong, and keeps no files. */
-  readonly isHunt: boolean
+  /** Ends the run as soon as something like this is wrong, and keeps no files; null = goes on to the end. */
+  readonly hunted: RegExp | null
   readonly say: (text: string) => void
 }
 
@@ -80,7 +83,7 @@ export async function run(options: RunOptions): Promise<RunReport> {
     await fleet.close()
     await machines.close()
   }
-  const isKept = violations.length > 0 && !options.isHunt
+  const isKept = violations.length > 0 && options.hunted === null
   if (!isKept) await rm(folder, { recursive: true, force: true, maxRetries: 3 })
   return {
     seed: options.seed,
@@ -102,17 +105,26 @@ export async function run(options: RunOptions): Promise<RunReport> {
     // 1. in peace
     const measured = await measureLiveness({ fleet, machines, history, billPath })
     liveness = measured.figures
-    if (options.judgesSpeed || options.isHunt) violations.push(...measured.violations)
+    if (options.judgesSpeed || options.hunted !== null) violations.push(...measured.violations)
     options.say(`in peace: ${JSON.stringify(liveness)}`)
-    if (options.isHunt && violations.length > 0) return
+    if (isFound()) return
 
-    // 2. under fire
+    // 2. on purpose
+    for (const scene of scenes) {
+      violations.push(...(await scene({ fleet, machines, history, patienceMs: options.sceneMs })))
+      options.say(`${scene.name} after ${seconds(beganAt)} s`)
+      if (options.hunted === null) continue
+      violations.push(...(await judged(null)).violations)
+      if (isFound()) return
+    }
+
+    // 3. under fire
     machines.setPace({ lowMs: 50, highMs: 300, slowOneIn: 40 })
     const clients = startClients({ fleet, history, chance: chance.fork(), submitters: options.submitters, callers: options.callers })
     await breakThings({ fleet, machines, chance: chance.fork() }, options.plan)
     options.say(`everything was broken after ${seconds(beganAt)} s`)
 
-    // 3. in peace again
+    // 4. in peace again
     const mendedAt = performance.now()
     await fleet.allUp(60_000)
     if (await clients.drain(options.drainMs)) drainedMs = performance.now() - mendedAt
@@ -121,13 +133,20 @@ export async function run(options: RunOptions): Promise<RunReport> {
         `stuck: ${clients.open().length} jobs had not ended, or were not heard of, ${options.drainMs} ms after the last fault: ${clients.open().slice(0, 10).join(', ')}`
       )
     options.say(`drained after ${seconds(beganAt)} s`)
-    if (options.isHunt && violations.length > 0) return
+    if (isFound()) return
 
-    // 4. judged
-    const summary = await settledCosts(fleet, billPath)
-    const jobs = await readJobs(fleet, history)
-    verdict = check({ history: history.lines, calls: readBill(billPath), jobs, summary, limit: boxSlots })
+    // 5. judged
+    verdict = await judged(await settledCosts(fleet, billPath))
     violations.push(...verdict.violations)
+  }
+
+  function isFound(): boolean {
+    return violations.some(violation => options.hunted?.test(violation))
+  }
+
+  async function judged(summary: CostSummary | null): Promise<Verdict> {
+    const jobs = await readJobs(fleet, history)
+    return check({ history: history.lines, calls: readBill(billPath), jobs, summary, limit: boxSlots })
   }
 }
 
