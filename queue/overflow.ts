@@ -169,6 +169,9 @@ export function createWaiters(ports: OverflowPorts): Waiters {
   }
 
   function attemptOver(waiter: Waiter, { told, summary }: JobReplyEnd, willRetry: boolean): void {
+    // An attempt that ends at once has not begun.
+    if (waiter.timer !== null) clearTimeout(waiter.timer)
+    waiter.timer = null
     waiter.run = null
     waiter.calls.push(...summary.calls)
     if (willRetry && !waiter.isOver) {

@@ -1,13 +1,14 @@
 // Jobs as clients meet them: over real processes, sockets and a real database.
 
-import { t } from 'tap'
+import { once } from 'node:events'
+import { type Test, t } from 'tap'
 import { createDatabase } from '../support/cluster.ts'
 import { startGateway } from '../support/gateway.ts'
 import { speakNatively } from '../support/mind.ts'
 import { answerJson, sayNatively, startCompatible, startOllama } from '../support/upstream.ts'
 import { embedNatively } from '../support/vectors.ts'
 import { until } from '../support/wait.ts'
-import { type Json, jobsOf, keyFor, model, startMachine, untilListed } from './queue-support.ts'
+import { type JobClient, type Json, jobsOf, keyFor, type Machine, model, startMachine, untilListed } from './queue-support.ts'
 
 t.test('each kind of job is stored, run where it may run, and its result can be fetched', async t => {
   const database = await createDatabase(t)
@@ -110,20 +111,8 @@ t.test('jobs of two processes: order, cancelling, trying again, and whose they a
     ['the process that was asked', here],
     ['any process', there]
   ] as const) {
-    await t.test(`${name} can cancel a job that runs: the call to the machine is closed, and its place is free`, async t => {
-      const id = await here.chat('to be cancelled')
-      await here.until(id, 'running')
-      await until('the call', () => machine.held.find(({ content }) => content === 'to be cancelled'))
-      const aborted = machine.aborted.count
-      const beganAt = performance.now()
-      t.match(await other.post(id, 'cancel'), { status: 200, job: { status: 'cancelled', error: { code: 'job_cancelled' } } })
-      await until('the call to be closed', () => machine.aborted.count === aborted + 1)
-      t.comment(`closed after ${Math.round(performance.now() - beganAt)} ms, the answer included`)
-      const next = await there.chat('the next')
-      await there.until(next, 'running')
-      await machine.next()
-      await there.until(next, 'done')
-      t.match(await here.find(id), { status: 'cancelled', attempts: 1, result: null })
+    await t.test(`${name} can cancel a job that runs: the call to the machine is closed within 100 ms, and its place is free`, async t => {
+      await cancelOften(t, machine, { here, other })
     })
   }
 
@@ -248,6 +237,10 @@ t.test('a gateway, a worker and a planner are processes of their own, and each m
     t.match(await jobs.until(id, 'done'), { result: { choices: [{ message: { content: 'from afar' } }] } })
   })
 
+  await t.test('what the worker runs is cancelled at the gateway: its call is closed within 100 ms', async t => {
+    await cancelOften(t, machine, { here: jobs, other: jobs })
+  })
+
   await t.test('nobody else runs it while there is no worker, and the next one does', async t => {
     const running = await jobs.chat('interrupted')
     await jobs.until(running, 'running')
@@ -280,3 +273,34 @@ t.test('a gateway that ends in order gives its jobs back, and they lose no try',
   const other = await startGateway(t, options)
   t.match(await jobsOf(other).find(id), { status: 'done', attempts: 1, result: { choices: [{ message: { content: 'in time' } }] } })
 })
+
+/** Cancels jobs that run over `other`, and says how long it took from the question until the machine saw its call closed. */
+async function cancelOften(
+  t: Test,
+  machine: Machine,
+  { here, other }: { readonly here: JobClient; readonly other: JobClient }
+): Promise<void> {
+  const times: number[] = []
+  for (let round = 0; round < 15; round++) {
+    const content = `to be cancelled ${round}`
+    const id = await here.chat(content)
+    await here.until(id, 'running')
+    const { response } = await until('the call', () => machine.held.find(call => call.content === content))
+    const closed = once(response, 'close')
+    const askedAt = performance.now()
+    const cancelling = other.post(id, 'cancel')
+    await closed
+    times.push(performance.now() - askedAt)
+    t.match(await cancelling, { status: 200, job: { status: 'cancelled', error: { code: 'job_cancelled' } } })
+    t.notOk(response.writableEnded, 'it was not answered')
+    t.match(await here.find(id), { status: 'cancelled', attempts: 1, result: null })
+    const next = await here.chat('the next')
+    await here.until(next, 'running')
+    await machine.next()
+    await here.until(next, 'done')
+  }
+  // Machines that run tests are busy; the figure is about the queue, so the middle one counts. It is 7 to 21 ms on two cores, busy ones included.
+  const median = times.sort((a, b) => a - b)[7] as number
+  t.comment(`${times.map(Math.round).join(' ')} ms`)
+  t.ok(median < 100, `${Math.round(median)} ms`)
+}

@@ -1,5 +1,6 @@
 // A request that waits while its client holds the line: what it is stored as, what its client is told, and every way it can end.
 
+import { mock } from 'node:test'
 import t, { type Test } from 'tap'
 import type { JobReplyEnd } from '../../queue/job-reply.ts'
 import { createWaiters, type OverflowPorts, type Waiters } from '../../queue/overflow.ts'
@@ -142,6 +143,17 @@ const endWith = (changes: Partial<JobReplyEnd> = {}): JobReplyEnd => ({
   summary,
   ...changes
 })
+/** From here on time passes when the test says so; and everything that happens by itself has happened when it has passed. */
+function clockOf(t: Test): (ms: number) => Promise<void> {
+  mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
+  t.teardown(() => mock.timers.reset())
+  return async ms => {
+    mock.timers.tick(ms)
+    for (let turns = 0; turns < 5; turns++) await new Promise(resolve => setImmediate(resolve))
+  }
+}
+
+const call = (nanoUsd: number | null) => ({ target: null, settled: { nanoUsd } }) as unknown as RunSummary['calls'][number]
 const finish: Patience = { deadlineMs: null, onDisconnect: 'finish' }
 
 t.test('it is stored as an interactive job of this process, without its prompt, and its client is told where it stands', async t => {
@@ -162,7 +174,7 @@ t.test('it is stored as an interactive job of this process, without its prompt, 
   })
   t.notMatch(JSON.stringify(row), /secret/)
   const waitsMs = (row?.deadlineAt ?? 0) - beganAt
-  t.ok(waitsMs > 280_000 && waitsMs < 300_000, 'a held answer ends before what lies between gives up')
+  t.ok(waitsMs >= 290_000 && waitsMs < 300_000, 'a held answer ends before what lies between gives up, here first and then in the database')
   await until('its place to be told', () => client.places.length > 0)
   t.match(client.places[0], { jobId, position: 3, etaMs: { p50: 1_200 } })
   t.same(house.lanes, ['1/chat/any/m'])
@@ -323,7 +335,6 @@ t.test('an attempt that failed and is tried again leaves its client waiting, and
   const { client, id } = house.begin()
   const jobId = await id()
   const held = house.waiters.held(jobId)
-  const call = (nanoUsd: number | null) => ({ target: null, settled: { nanoUsd } }) as unknown as RunSummary['calls'][number]
   held?.began(driven())
   held?.over(endWith({ told: new GatewayError('upstream_unavailable', 'no'), summary: { ...summary, calls: [call(5)] } }), true)
   t.same(client.told, [])
@@ -362,4 +373,186 @@ t.test('who wants it done without him: it keeps its prompt, outlives its process
   t.ok((house.stored[1]?.deadlineAt ?? 0) > Date.now())
   dated.run.cancel(new GatewayError('server_draining', 'ends'))
   t.same(dated.client.told, ['server_draining server_draining'], 'whoever is still there is told')
+})
+
+t.test('one that waits a second time waits for what is left of its time, and its place is told meanwhile', async t => {
+  const pass = clockOf(t)
+  const house = open(t)
+  const { client, id } = house.begin({ deadlineMs: 5_000, onDisconnect: 'cancel' })
+  const held = house.waiters.held(await id())
+  held?.began(driven())
+  await pass(6_000)
+  t.same(client.told, [], 'while it runs nothing ends it here')
+  const places = client.places.length
+  held?.over(endWith({ told: new GatewayError('upstream_unavailable', 'no') }), true)
+  await pass(1_000)
+  t.equal(client.places.length, places + 1)
+  await pass(4_000)
+  t.same(client.told, ['no_capacity no_capacity'])
+})
+
+t.test('when to come again is between a second and a minute', async t => {
+  for (const [usualMs, retryAfterMs] of [
+    [20, 1_000],
+    [4_000, 4_000],
+    [3_600_000, 60_000]
+  ] as const) {
+    const house = open(t, { usualMs: () => usualMs })
+    const { client, id } = house.begin({ deadlineMs: 1, onDisconnect: 'cancel' })
+    await id()
+    await until('it is over', () => client.summaries.length > 0)
+    t.match(client.summaries, [{ error: { retryAfterMs } }])
+  }
+})
+
+t.test('one that is over is known for 10 s more, in which a claim finds that nobody wants it, and then forgotten', async t => {
+  const pass = clockOf(t)
+  const house = open(t)
+  const { client, run, id } = house.begin()
+  const jobId = await id()
+  await pass(0)
+  run.cancel(null)
+  await pass(9_999)
+  t.equal(house.waiters.held(jobId)?.isCancelled, true)
+  house.waiters.stopped(jobId, null)
+  house.waiters.stopped(jobId, new GatewayError('forbidden', 'no'))
+  await pass(1)
+  t.equal(house.waiters.size, 0)
+  await pass(600_000)
+  t.same([client.told, client.summaries.length, house.outcomes], [[], 1, ['queued']], 'it ended once')
+
+  const claimed = house.begin()
+  const claimedId = await claimed.id()
+  const held = house.waiters.held(claimedId)
+  await pass(0)
+  claimed.run.cancel(null)
+  held?.began(driven())
+  held?.over(endWith({ told: new GatewayError('client_gone', 'gone') }), true)
+  t.equal(house.waiters.held(claimedId), null)
+  t.same([claimed.client.told, claimed.client.summaries.length], [[], 1])
+})
+
+t.test('requests that are over, or go on without their clients, keep no timers', async t => {
+  const timers = (): number => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+  const house = open(t)
+  const before = timers()
+  const [left, kept] = [house.begin(), house.begin(finish)]
+  await Promise.all([left.id(), kept.id()])
+  t.equal(timers(), before + 2)
+  left.run.cancel(null)
+  kept.run.cancel(null)
+  t.equal(timers(), before)
+  const [failed, again] = [house.begin(), house.begin()]
+  const [failedId, againId] = await Promise.all([failed.id(), again.id()])
+  const held = house.waiters.held(againId)
+  house.waiters.held(failedId)?.over(endWith(), false)
+  held?.over(endWith(), true)
+  t.equal(timers(), before + 1, 'attempts that were over before they had begun: one request is done, and one waits again')
+  held?.began(driven())
+  t.equal(timers(), before)
+})
+
+t.test('one whose client has left and wants it done waits as long as it takes, also for a second time', async t => {
+  const pass = clockOf(t)
+  const house = open(t)
+  const { client, run, id } = house.begin(finish)
+  const held = house.waiters.held(await id())
+  run.cancel(null)
+  await pass(3_600_000)
+  held?.began(driven())
+  held?.over(endWith({ told: new GatewayError('upstream_unavailable', 'no') }), true)
+  await pass(3_600_000)
+  t.same([house.outcomes, house.cancelled, client.summaries], [['queued'], [], []])
+  held?.began(driven())
+  held?.over(endWith(), false)
+  t.equal(client.summaries.length, 1)
+})
+
+t.test('one that runs is called off through its run, which tells how it ended', async t => {
+  const house = open(t)
+  const { client, run, id } = house.begin()
+  const held = house.waiters.held(await id())
+  const attempt = driven()
+  held?.began(attempt)
+  run.cancel(null)
+  t.same(attempt.cancels, [null])
+  t.equal(held?.isCancelled, true)
+  t.same([client.summaries, house.cancelled], [[], []])
+  held?.over(endWith({ told: new GatewayError('client_gone', 'gone') }), false)
+  t.same(client.told, ['client_gone client_gone'])
+  t.equal(client.summaries.length, 1)
+})
+
+t.test('those that are not stored yet are not looked for, and those that are claimed are not taken for gone', async t => {
+  const pass = clockOf(t)
+  const storing = Promise.withResolvers<void>()
+  const looking: PromiseWithResolvers<Awaited<ReturnType<OverflowPorts['look']>>>[] = []
+  const house = open(t, {
+    async submit() {
+      await storing.promise
+      return true
+    },
+    look() {
+      looking.push(Promise.withResolvers())
+      return (looking.at(-1) as (typeof looking)[0]).promise
+    },
+    newId: () => 'job'
+  })
+  const { client } = house.begin()
+  await pass(2_000)
+  t.equal(looking.length, 0)
+  storing.resolve()
+  await pass(0)
+  t.equal(looking.length, 1)
+  const attempt = driven()
+  house.waiters.held('job')?.began(attempt)
+  // It was over before the claim came here.
+  looking[0]?.resolve(new Map())
+  await pass(0)
+  t.same([attempt.cancels, client.told], [[], []])
+
+  const claimed = open(t)
+  claimed.status = 'running'
+  const waits = claimed.begin()
+  await waits.id()
+  await pass(3_000)
+  t.same([waits.client.told, waits.client.places, waits.client.summaries], [[], [], []])
+})
+
+t.test('the cost of several attempts is known only if that of each is; one attempt is told as it was', async t => {
+  const house = open(t)
+  const summaries = [
+    { ...summary, attempts: 4, calls: [call(5)] },
+    { ...summary, calls: [call(null)] },
+    { ...summary, calls: [call(7)] }
+  ] as const
+  const attempts = async (given: readonly RunSummary[]): Promise<readonly RunSummary[]> => {
+    const { client, id } = house.begin()
+    const held = house.waiters.held(await id())
+    for (const [index, each] of given.entries()) {
+      held?.began(driven())
+      held?.over(endWith({ summary: each }), index < given.length - 1)
+    }
+    return client.summaries
+  }
+  t.equal((await attempts(summaries.slice(0, 1)))[0], summaries[0])
+  t.match(await attempts(summaries), [{ attempts: 3, nanoUsd: null }])
+})
+
+t.test('after the end nobody is looked for', async t => {
+  const pass = clockOf(t)
+  let looks = 0
+  const house = open(t, {
+    async look() {
+      looks++
+      throw new Error('away')
+    }
+  })
+  await house.begin().id()
+  await pass(1_000)
+  const before = looks
+  t.ok(before > 0)
+  house.waiters.close()
+  await pass(5_000)
+  t.equal(looks, before)
 })
