@@ -1,20 +1,6 @@
-// Forgets what is old: finished jobs, days of events, and sources that have not come for long.
+// Forgets what is old: finished jobs, days of events, and sources that have not come for long. Whoever comes second finds less to do.
 
-import { type Client, inTransaction, type Pool } from '../pool.ts'
-
-// A process that is frozen here must not keep the others out. 1819109485 = 'llm-'.
-const beginSql = `
-select set_config('idle_in_transaction_session_timeout', '5000', true),
-       set_config('statement_timeout', '5000', true),
-       pg_try_advisory_xact_lock(1819109485, 4) as is_mine`
-
-/** Null while another process is at it. */
-async function alone<T>(pool: Pool, act: (tx: Client) => Promise<T>): Promise<T | null> {
-  return inTransaction(pool, async tx => {
-    const { rows } = await tx.query({ name: 'cleanup.begin', text: beginSql })
-    return rows[0].is_mine === true ? act(tx) : null
-  })
-}
+import type { Pool } from '../pool.ts'
 
 const jobsSql = `
 with old as (
@@ -30,11 +16,18 @@ delete from jobs
  where jobs.id = old.id`
 
 /** Deletes up to `atMost` jobs that ended more than `days` days ago, with their attempts, and says how many. What they cost stays. */
-export async function deleteOldJobs(pool: Pool, days: number, atMost: number): Promise<number | null> {
-  return alone(pool, async tx => {
-    const { rowCount } = await tx.query({ name: 'cleanup.jobs', text: jobsSql, values: [days, atMost] })
-    return rowCount ?? 0
+export async function deleteOldJobs(pool: Pool, days: number, atMost: number): Promise<number> {
+  const { rowCount } = await pool.query({ name: 'cleanup.jobs', text: jobsSql, values: [days, atMost] })
+  return rowCount ?? 0
+}
+
+/** Whether anything waits for a machine. */
+export async function isBusy(pool: Pool): Promise<boolean> {
+  const { rows } = await pool.query({
+    name: 'cleanup.is_busy',
+    text: `select exists (select from jobs where status = 'queued' and ready) as busy`
   })
+  return rows[0].busy
 }
 
 /** Makes the days of events that come, and drops those that are older than `days` days. */
@@ -54,9 +47,7 @@ delete from source_vtime
    )`
 
 /** Forgets where sources stand in the order that sent nothing for `days` days and wait for nothing: they begin where their class is. */
-export async function forgetSources(pool: Pool, days: number): Promise<number | null> {
-  return alone(pool, async tx => {
-    const { rowCount } = await tx.query({ name: 'cleanup.sources', text: sourcesSql, values: [days] })
-    return rowCount ?? 0
-  })
+export async function forgetSources(pool: Pool, days: number): Promise<number> {
+  const { rowCount } = await pool.query({ name: 'cleanup.sources', text: sourcesSql, values: [days] })
+  return rowCount ?? 0
 }

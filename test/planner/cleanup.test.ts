@@ -1,24 +1,19 @@
 // What is old is forgotten: finished jobs, days of events, sources; and nothing else.
 
 import t from 'tap'
-import { createCleanup } from '../../planner/cleanup.ts'
-import { deleteOldJobs, forgetSources } from '../../store/jobs/cleanup.ts'
+import { cleanUp } from '../../planner/cleanup.ts'
+import { deleteOldJobs } from '../../store/jobs/cleanup.ts'
 import { inTransaction } from '../../store/pool.ts'
+import { createRows, type Rows } from '../queue/rows.ts'
 import { until } from '../support/wait.ts'
-import { createRows, type Rows } from './rows.ts'
 
 const dayMs = 86_400_000
 const daysAgo = (days: number) => new Date(Date.now() - days * dayMs)
 
-function cleanupOf(rows: Rows, more: { readonly retentionDays?: number; readonly batch?: { rows: number; pauseMs: number } } = {}) {
-  const logged: unknown[] = []
-  const cleanup = createCleanup({
-    pool: rows.pool,
-    retentionDays: 30,
-    log: (message, error) => void logged.push([message, error]),
-    ...more
-  })
-  return { cleanup, logged }
+const whole = new AbortController().signal
+
+function clean(rows: Rows, more: { readonly batch?: { rows: number; pauseMs: number } } = {}, signal = whole): Promise<string> {
+  return cleanUp({ pool: rows.pool, retentionDays: 30, ...more }, signal)
 }
 
 t.test('jobs that ended before the retention are deleted with their attempts, in batches; what they cost stays', async t => {
@@ -36,9 +31,7 @@ t.test('jobs that ended before the retention are deleted with their attempts, in
      values (gen_random_uuid(), gen_random_uuid(), $1, 'me', 'p', 'm', 'ok', 1, 1, 0, 0, 5, 'config', false, 1, now(), now())`,
     [old[0]]
   )
-  const { cleanup, logged } = cleanupOf(rows, { batch: { rows: 3, pauseMs: 1 } })
-  await cleanup.run()
-  t.same(logged, [])
+  t.equal(await clean(rows, { batch: { rows: 3, pauseMs: 1 } }), '7 jobs and 0 sources forgotten')
   const { rows: left } = await rows.pool.query('select id from jobs order by id')
   t.same(
     left.map(({ id }) => id),
@@ -65,17 +58,14 @@ t.test('old days of events are dropped, new ones are made, also when their first
      select gen_random_uuid(), 1, 1, 'chunks', 1, at::text, at from unnest($1::timestamptz[]) as at`,
     [[daysAgo(0), daysAgo(4.99), daysAgo(2.5), daysAgo(9)]]
   )
-  const { cleanup, logged } = cleanupOf(rows)
-  await cleanup.run()
-  t.same(logged, [])
+  await clean(rows)
   t.same(
     await tables(),
     [dayOf(0), dayOf(-1), dayOf(-2)].map(day => `job_events_${day}`)
   )
   const { rows: events } = await rows.pool.query('select tableoid::regclass::text as place from job_events order by at')
   t.same(events, [{ place: 'job_events_rest' }, { place: `job_events_${dayOf(0)}` }])
-  await cleanup.run()
-  t.same(logged, [], 'and again')
+  await t.resolves(clean(rows), 'and again')
 })
 
 t.test('a source that sent nothing for 30 days is forgotten, unless it still waits', async t => {
@@ -86,7 +76,7 @@ t.test('a source that sent nothing for 30 days is forgotten, unless it still wai
     [daysAgo(31), daysAgo(29)]
   )
   await rows.job({ source: 'waits' })
-  await cleanupOf(rows).cleanup.run()
+  t.match(await clean(rows), /2 sources/)
   const { rows: left } = await rows.pool.query('select source, class from source_vtime order by source')
   t.same(left, [
     { source: 'here', class: 2 },
@@ -94,15 +84,10 @@ t.test('a source that sent nothing for 30 days is forgotten, unless it still wai
   ])
 })
 
-t.test('one process at a time cleans up, and a job that somebody is at is left', async t => {
+t.test('a job that somebody is at is left', async t => {
   const rows = await createRows(t)
   const ended = { status: 'done', finished_at: daysAgo(31) }
   const [held] = [await rows.job(ended), await rows.job(ended)]
-  await inTransaction(rows.pool, async tx => {
-    await tx.query('select pg_advisory_xact_lock(1819109485, 4)')
-    t.equal(await deleteOldJobs(rows.pool, 30, 100), null)
-    t.equal(await forgetSources(rows.pool, 30), null)
-  })
   await inTransaction(rows.pool, async tx => {
     await tx.query('select from jobs where id = $1 for update', [held])
     t.equal(await deleteOldJobs(rows.pool, 30, 100), 1)
@@ -110,23 +95,37 @@ t.test('one process at a time cleans up, and a job that somebody is at is left',
   t.equal(await deleteOldJobs(rows.pool, 30, 100), 1)
 })
 
-t.test('what fails is logged, and the rest is done all the same', async t => {
+t.test('while somebody waits, only what is a day over its time is deleted', async t => {
+  const rows = await createRows(t)
+  const [due, overdue] = [
+    await rows.job({ status: 'error', finished_at: daysAgo(30.5) }),
+    await rows.job({ status: 'cancelled', finished_at: daysAgo(31.5) })
+  ]
+  const waiting = await rows.job()
+  await clean(rows)
+  t.same(await rows.read(overdue), {})
+  t.match(await rows.read(due), { status: 'error' })
+  await rows.pool.query('update jobs set ready = false where id = $1', [waiting])
+  await clean(rows)
+  t.same(await rows.read(due), {})
+})
+
+t.test('what fails is told, and the rest is done all the same', async t => {
   const rows = await createRows(t)
   const id = await rows.job({ status: 'done', finished_at: daysAgo(31) })
   await rows.pool.query('drop function keep_job_event_days')
-  const { cleanup, logged } = cleanupOf(rows)
-  await cleanup.run()
-  t.match(logged, [['days of events could not be kept', { message: /keep_job_event_days/ }]])
+  await t.rejects(clean(rows), /keep_job_event_days/)
   t.same(await rows.read(id), {})
 })
 
-t.test('a cleanup begins at the start, and does not keep a closing process waiting', async t => {
+t.test('it does not keep a closing process waiting', async t => {
   const rows = await createRows(t)
   for (let count = 0; count < 4; count += 1) await rows.job({ status: 'done', finished_at: daysAgo(31) })
-  const { cleanup, logged } = cleanupOf(rows, { batch: { rows: 1, pauseMs: 3_600_000 } })
-  cleanup.start()
+  const leaving = new AbortController()
+  const cleaning = clean(rows, { batch: { rows: 1, pauseMs: 3_600_000 } }, leaving.signal)
+  const rejected = t.rejects(cleaning, /leaves/)
   await until('the first batch is gone', async () => (await rows.pool.query('select from jobs')).rowCount === 3)
-  await cleanup.close()
+  leaving.abort(new Error('the process leaves'))
+  await rejected
   t.equal((await rows.pool.query('select from jobs')).rowCount, 3)
-  t.same(logged, [])
 })
