@@ -16,6 +16,8 @@ import { publish, type Row, timesOf, timesRow } from './support/figures.ts'
 const isQuick = process.argv.includes('--quick')
 const claims = isQuick ? 100 : 500
 const many = isQuick ? 20_000 : 1_000_000
+// All are taken, then all are freed.
+const placesAtOnce = 64
 const rows: Row[] = []
 // One case takes seconds; whoever waits sees them come.
 const add = (row: Row): void => {
@@ -26,13 +28,16 @@ const add = (row: Row): void => {
 const database = await openBenchDatabase(process.env.BENCH_DATABASE_URL)
 const { pool, processId } = database
 
+// What runs on each machine, as the process knows it that runs it.
+const taken = new Map<string, number>()
 const view = {
   canCarry: () => true,
   isOpen: () => false,
   isDenied: () => false,
   isMissing: () => false,
+  isDown: () => false,
   coolingMs: () => 0,
-  inFlight: () => 0,
+  inFlight: (target: Target) => taken.get(target.upstream.id) ?? 0,
   averageMs: () => 0
 }
 const oneCaller = { p50: 2, p99: 10 }
@@ -118,7 +123,7 @@ publish(new URL('results-queue.md', import.meta.url), `Claims${isQuick ? ' (quic
 await database.close()
 process.exit(rows.every(({ isMet }) => isMet) ? 0 : 1)
 
-function machine(number: number): Upstream {
+function machine(number: number, places: number): Upstream {
   return {
     id: `box${number}`,
     adapter: 'ollama',
@@ -126,7 +131,7 @@ function machine(number: number): Upstream {
     baseUrl: 'http://box',
     apiKey: null,
     headers: {},
-    device: { id: `box${number}`, maxConcurrency: 64, watts: 100, vramGb: null, ramGb: null, keepAlive: null, numCtx: null },
+    device: { id: `box${number}`, maxConcurrency: places, watts: 100, vramGb: null, ramGb: null, keepAlive: null, numCtx: null },
     timeouts: { connectMs: 1, firstTokenMs: 1, idleMs: 1, totalMs: 1 },
     models: null,
     auto: [],
@@ -161,7 +166,7 @@ interface Measure {
 
 /** The real loop, one process for each caller, with real statements; only the running is left out: a claimed job is over at once. */
 async function measure(on: Pool, { callers, machines, lanes, count = claims, refill = false }: Measure): Promise<number[]> {
-  const upstreams = Array.from({ length: machines }, (_, index) => machine(index + 1))
+  const upstreams = Array.from({ length: machines }, (_, index) => machine(index + 1, machines === 1 ? 64 : 8))
   const targets = upstreams.flatMap(upstream => Array.from({ length: lanes }, (_, lane) => targetOf(upstream, `m${lane}`)))
   const catalog = createCatalog({
     upstreams,
@@ -171,18 +176,31 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
     auto: [],
     prices: { configured: new Map(), registered: () => null } as never,
     vectorSpaces: new Map(),
-    demo: targets[0] as Target
+    demo: targetOf(upstreams[0] as Upstream, 'echo')
   })
   const times: number[] = []
-  await Promise.all(Array.from({ length: callers }, () => call()))
+  const all = await Promise.all(Array.from({ length: callers }, () => createCaller()))
+  const each = refill ? 1 : Math.floor(placesAtOnce / callers)
+  // In rounds: what ends a job is not measured, and does not go on beside what is.
+  while (times.length < count) {
+    await Promise.all(
+      all.map(async ({ claim }) => {
+        for (let made = 0; made < each; made++) await claim()
+      })
+    )
+    await over(all.flatMap(({ given }) => given.splice(0)))
+    taken.clear()
+  }
+  for (const { stop } of all) await stop()
   return times
 
-  async function call(): Promise<void> {
+  async function createCaller() {
     const candidates = createCandidates({ pool: on, catalog: () => catalog, now: () => performance.now() })
+    const given: { jobId: string; attempt: number }[] = []
     let began = 0
+    let made = 0
     // Only while it is asked: the loop also looks by itself, once a second.
     let claimed: (() => void) | null = null
-    const given: { jobId: string; attempt: number }[] = []
     const worker = createWorker({
       pool: on,
       processId,
@@ -195,10 +213,12 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
       },
       inFlight: () => 0,
       runsAny: () => claimed !== null,
-      // One, so that each look claims one job.
+      // Each look claims one job.
       concurrency: 1,
-      running: () => given.length,
+      running: () => (claimed === null ? 1 : 0),
       run(job) {
+        const { id } = (job.target as Target).upstream
+        taken.set(id, (taken.get(id) ?? 0) + 1)
         given.push(job)
         times.push(performance.now() - began)
         claimed?.()
@@ -218,21 +238,23 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
       log: (message, error) => console.error(message, error)
     })
     await candidates.refresh()
-    for (let made = 0; made < count / callers; made++) {
-      if (refill) {
-        await fill(pool, { count: 1, tagFrom: made * 1e6, isAnalyzed: false })
-        await candidates.refresh()
+    return {
+      given,
+      stop: () => worker.stop(),
+      async claim() {
+        if (refill) {
+          await fill(pool, { count: 1, tagFrom: ++made * 1e6, isAnalyzed: false })
+          await candidates.refresh()
+        }
+        const isClaimed = new Promise<void>(resolve => {
+          claimed = resolve
+        })
+        began = performance.now()
+        worker.wake()
+        await isClaimed
+        await worker.idle()
       }
-      const isClaimed = new Promise<void>(resolve => {
-        claimed = resolve
-      })
-      began = performance.now()
-      worker.wake()
-      await isClaimed
-      await worker.idle()
-      await over(given.splice(0))
     }
-    await worker.stop()
   }
 }
 

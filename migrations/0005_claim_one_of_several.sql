@@ -2,6 +2,17 @@
 -- the same one and come back empty-handed.
 -- Up Migration
 
+-- The processes that are alive, as process_is_alive says it of one: asked once for all places of a machine, not for each.
+create function living_processes(silent_seconds integer)
+  returns setof uuid
+  language sql
+  stable
+as $$
+  select id
+    from processes
+   where greatest(seen_at, pg_postmaster_start_time()) > clock_timestamp() - make_interval(secs => silent_seconds)
+$$;
+
 drop function claim_job(uuid, text, text, uuid, uuid, uuid, boolean);
 
 -- Gives one of these jobs and one place on a machine to an attempt, or says why not: 'gone' (somebody else has them), 'owner_gone',
@@ -48,7 +59,7 @@ begin
         join devices on devices.id = device_slots.device_id
        where device_slots.device_id = on_device
          and device_slots.slot_no <= devices.max_concurrency
-         and (device_slots.process_id is null or not process_is_alive(device_slots.process_id, 3))
+         and (device_slots.process_id is null or device_slots.process_id <> all (array(select living_processes(3))))
        order by device_slots.slot_no
        limit 1
          for update of device_slots skip locked;

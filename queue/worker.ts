@@ -80,6 +80,7 @@ const missesAtMost = 3
 // So long after that several are asked for at once.
 const contendedForMs = 1_000
 
+const interactive = jobClasses.indexOf('interactive')
 const batch = jobClasses.indexOf('batch')
 
 export function createWorker(ports: WorkerPorts): Worker {
@@ -167,21 +168,31 @@ export function createWorker(ports: WorkerPorts): Worker {
 
   function mayRun({ ownerProcess }: Candidate): boolean {
     // Also one of ours that nobody here waits for any more: it ends as soon as it begins, and stands in nobody's way.
-    if (ownerProcess !== null) return true
+    return ownerProcess !== null || mayRunAny()
+  }
+
+  function mayRunAny(): boolean {
     return ports.runsAny() && ports.running() < ports.concurrency
+  }
+
+  /** Requests that somebody waits for are interactive at least, and are seen to by whoever looks. */
+  function isWanted(jobClass: number): boolean {
+    return jobClass <= interactive || mayRunAny()
   }
 
   /** One look at the heads: whether one of them made way for the next, or was only taken by somebody else. */
   async function pass(): Promise<'moved' | 'missed' | 'nothing'> {
     if (isStopped) return 'nothing'
-    const lanes = candidates.lanes(reach => reach.unbounded || [...reach.devices].some(id => !isFull(id)))
+    const lanes = candidates.lanes(
+      (reach, jobClass) => isWanted(jobClass) && (reach.unbounded || [...reach.devices].some(id => !isFull(id)))
+    )
     if (lanes.length === 0) return 'nothing'
     let result: 'moved' | 'missed' | 'nothing' = 'nothing'
     const aside: string[] = []
     const refused: Refused[] = []
     const over = new Set<string>()
     const passed = new Map<string, number>()
-    const { each, pages } = await candidates.heads(lanes)
+    const { each, pages } = await candidates.heads(lanes, isWanted)
 
     /** False when the next of this lane may come before all that is left of the others. */
     function mayGoOn({ lane }: Candidate): boolean {
@@ -290,9 +301,9 @@ export function createWorker(ports: WorkerPorts): Worker {
 
   async function handOver(deviceId: string, attemptId: string): Promise<boolean> {
     if (isStopped) return false
-    const lanes = candidates.lanes((reach: Reach) => reach.devices.has(deviceId))
+    const lanes = candidates.lanes((reach: Reach, jobClass) => isWanted(jobClass) && reach.devices.has(deviceId))
     if (lanes.length === 0) return false
-    const { pages } = await candidates.heads(lanes)
+    const { pages } = await candidates.heads(lanes, isWanted)
     for await (const jobs of pages) {
       for (const job of jobs) {
         if (!mayRun(job) || job.request === null) continue

@@ -5,6 +5,11 @@ import { randomFillSync } from 'node:crypto'
 const pool = Buffer.alloc(16 * 256)
 let used = pool.length
 
+/** When a UUIDv7 was made: epoch, ms. */
+export function timeOf(id: string): number {
+  return Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16)
+}
+
 /** `nowMs`: epoch, ms. Random bits come from a pool, because one call to the generator costs more than 256 ids do. */
 export function uuidv7(nowMs: number): string {
   if (used === pool.length) {

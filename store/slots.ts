@@ -12,7 +12,7 @@ const claimSql = `
         join devices on devices.id = slot.device_id
        where slot.device_id = $1
          and slot.slot_no <= devices.max_concurrency
-         and (slot.process_id is null or not process_is_alive(slot.process_id, 3))
+         and (slot.process_id is null or slot.process_id <> all (array(select living_processes(3))))
        order by slot.slot_no
        limit 1
          for update of slot skip locked
