@@ -15,9 +15,10 @@ export function uuidOf(id: string, what: string): string {
 export function pageOf(query: unknown): { after: string | null; limit: number } {
   const { after, limit } = query as Readonly<Record<string, unknown>>
   if (after !== undefined && (typeof after !== 'string' || !uuidForm.test(after))) throw invalid('after', 'an id of the list')
-  const size = limit === undefined ? 20 : Number(limit)
-  if (!Number.isInteger(size) || size < 1 || size > 100) throw invalid('limit', 'an integer from 1 to 100')
-  return { after: after ?? null, limit: size }
+  // Number() would take "1e2" and " 5" as well.
+  const isSize = limit === undefined || (typeof limit === 'string' && /^([1-9]\d?|100)$/.test(limit))
+  if (!isSize) throw invalid('limit', 'an integer from 1 to 100')
+  return { after: after ?? null, limit: limit === undefined ? 20 : Number(limit) }
 }
 
 /** One of `choices`; the first when absent. Throws GatewayError `invalid_request`. */

@@ -6,10 +6,11 @@ import type { Jobs, NewJob } from '../queue/types.ts'
 import type { Dispatch } from '../routing/dispatch.ts'
 import type { Caller, ModelRequest, Patience } from '../routing/types.ts'
 import { readBody } from './body.ts'
-import { jobJson } from './jobs/object.ts'
 import { placed } from './jobs/placing.ts'
+import { showJob } from './jobs/show.ts'
 import { readIdempotency } from './jobs/submission.ts'
 import type { Admission } from './limits.ts'
+import type { Streams } from './streams.ts'
 import { deadlineExceeded, remainingMs } from './waiting.ts'
 
 const attemptsAtMost = 3
@@ -35,7 +36,7 @@ function prefersAsync(preferences: string): boolean {
  * Rejects with GatewayError when it is refused, or cannot be stored.
  */
 export async function respondAsync(
-  { dispatch, jobs }: { readonly dispatch: Pick<Dispatch, 'plan'>; readonly jobs: Jobs },
+  { dispatch, jobs, streams }: { readonly dispatch: Pick<Dispatch, 'plan'>; readonly jobs: Jobs; readonly streams: Streams },
   {
     request,
     reply,
@@ -55,42 +56,65 @@ export async function respondAsync(
   const { context } = request
   try {
     Object.assign(context.headers, admission.headers())
-    // Several choices are one job only where one call gives them all; otherwise this names them.
-    const placedRequest = placed(dispatch, withUsage(asked), { caller, provider: null })
     const idempotency = readIdempotency(request.headers, request.body as Buffer)
-    const leftMs = remainingMs(patience, context.startedAt)
-    if (leftMs !== null && leftMs <= 0) throw deadlineExceeded(patience, asked.stream)
-    const job: NewJob = {
-      id: placedRequest.id,
-      kind: asked.operation === 'embed' ? 'embed' : 'chat',
-      class: 'interactive',
-      model: asked.model,
-      request: placedRequest,
-      echo: null,
-      caller,
-      weight: context.key?.weight ?? 1,
-      maxAttempts: attemptsAtMost,
-      deadlineAt: leftMs === null ? null : Math.ceil(Date.now() + leftMs),
-      maxCostUsd: null,
-      stream: asked.stream,
-      idempotency,
-      metadata: null,
-      webhookUrl: null
-    }
-    const { job: stored, outlook, replayed } = await jobs.submit(job)
-    return reply
-      .code(stored.finishedAt === null || !replayed ? 202 : 200)
-      .headers({
-        'content-type': 'application/json; charset=utf-8',
-        location: `/v1/jobs/${stored.id}`,
-        'preference-applied': 'respond-async',
-        'x-llm-mcp-job-id': stored.id,
-        ...(replayed ? { 'idempotent-replayed': 'true' } : {})
-      })
-      .send(jobJson(stored, outlook))
+    // What was taken once is not judged again: its model may be gone.
+    const earlier = idempotency === null ? null : await jobs.earlier(caller.source, idempotency)
+    const {
+      job: stored,
+      outlook,
+      replayed
+    } = earlier ?? (await jobs.submit(newJob(dispatch, { request, asked, caller, patience, idempotency })))
+    reply.code(stored.finishedAt === null || !replayed ? 202 : 200).headers({
+      location: `/v1/jobs/${stored.id}`,
+      'preference-applied': 'respond-async',
+      'x-llm-mcp-job-id': stored.id,
+      ...(replayed ? { 'idempotent-replayed': 'true' } : {})
+    })
+    return await showJob({ jobs, streams }, { request, reply, shown: { job: stored, outlook } })
   } finally {
     // It counts as a request; its tokens are counted when they are used, and its place is the queue's.
     admission.settle(null)
+  }
+}
+
+/** What is to be stored. Throws GatewayError where no target could ever answer it, or it is too late. */
+function newJob(
+  dispatch: Pick<Dispatch, 'plan'>,
+  {
+    request,
+    asked,
+    caller,
+    patience,
+    idempotency
+  }: {
+    readonly request: FastifyRequest
+    readonly asked: ModelRequest
+    readonly caller: Caller
+    readonly patience: Patience | null
+    readonly idempotency: NewJob['idempotency']
+  }
+): NewJob {
+  const { context } = request
+  // Several choices are one job only where one call gives them all; otherwise this names them.
+  const placedRequest = placed(dispatch, withUsage(asked), { caller, provider: null })
+  const leftMs = remainingMs(patience, context.startedAt)
+  if (leftMs !== null && leftMs <= 0) throw deadlineExceeded(patience, asked.stream)
+  return {
+    id: placedRequest.id,
+    kind: asked.operation === 'embed' ? 'embed' : 'chat',
+    class: 'interactive',
+    model: asked.model,
+    request: placedRequest,
+    echo: null,
+    caller,
+    weight: context.key?.weight ?? 1,
+    maxAttempts: attemptsAtMost,
+    deadlineAt: leftMs === null ? null : Math.ceil(Date.now() + leftMs),
+    maxCostUsd: null,
+    stream: asked.stream,
+    idempotency,
+    metadata: null,
+    webhookUrl: null
   }
 }
 

@@ -6,7 +6,7 @@ import { type CostRow, insertCosts } from '../store/costs.ts'
 import { type EventRow, insertEvents } from '../store/job-events.ts'
 import type { ClaimedJob } from '../store/jobs/claim.ts'
 import { endJobs } from '../store/jobs/end.ts'
-import { retryJob } from '../store/jobs/retry.ts'
+import { loseJob, moveAttempt, retryJob } from '../store/jobs/retry.ts'
 import { inTransaction, isConnectionError, type Pool } from '../store/pool.ts'
 import type { Boss } from './boss.ts'
 import type { EventLog } from './events.ts'
@@ -20,6 +20,8 @@ export interface FinishPorts {
   readonly processId: string
   /** Rows of these calls that are not stored yet. */
   readonly unstored: (attemptIds: readonly string[]) => CostRow[]
+  /** A job of this lane may be claimed. */
+  readonly onReady: (lane: string) => void
   readonly log: (message: string, error: unknown) => void
 }
 
@@ -28,6 +30,8 @@ export type AttemptResult =
   | { readonly status: 'done'; readonly result: Buffer | null; readonly usage: Readonly<Record<string, unknown>> | null }
   | { readonly status: 'error' | 'cancelled'; readonly error: GatewayError }
   | { readonly status: 'retry'; readonly error: GatewayError }
+  /** Its machine went away under it: once more, at once, and not counted as a try. */
+  | { readonly status: 'lost'; readonly error: GatewayError }
 
 export interface Finished {
   readonly job: ClaimedJob
@@ -38,6 +42,8 @@ export interface Finished {
   /** Microseconds of the reference machine. */
   readonly spent: number
   readonly ttftMs: number | null
+  /** Where its last call went, when that is not where it was claimed for. */
+  readonly movedTo: { readonly deviceId: string | null; readonly provider: string } | null
 }
 
 // A database that restarts is back within seconds; what is waited for is an answer that was paid for.
@@ -61,8 +67,8 @@ export async function finishAttempt(ports: FinishPorts, finished: Finished): Pro
 
 async function write(ports: FinishPorts, finished: Finished): Promise<'done' | 'error' | 'cancelled' | 'retry' | null> {
   const { outcome, job, events } = finished
-  if (outcome.status === 'retry') {
-    if (await again(ports, finished, outcome.error)) {
+  if (outcome.status === 'retry' || outcome.status === 'lost') {
+    if (await (outcome.status === 'lost' ? anew : again)(ports, finished, outcome.error)) {
       events?.retrying()
       ports.notices.changed(job.id)
       return 'retry'
@@ -87,7 +93,7 @@ async function write(ports: FinishPorts, finished: Finished): Promise<'done' | '
 
 async function end(
   ports: FinishPorts,
-  { job, attemptIds, spent, ttftMs }: Finished,
+  { job, attemptIds, spent, ttftMs, movedTo }: Finished,
   {
     client,
     rows,
@@ -97,7 +103,7 @@ async function end(
     client: Parameters<typeof insertEvents>[0]
     rows: readonly EventRow[]
     status: 'done' | 'error' | 'cancelled'
-    outcome: Exclude<AttemptResult, { status: 'retry' }>
+    outcome: Exclude<AttemptResult, { status: 'retry' | 'lost' }>
   }
 ): Promise<void> {
   // Before the job is over for all: a reader that sees its end finds all its events.
@@ -117,6 +123,7 @@ async function end(
   ])
   // Events of an attempt that was given to somebody else are nobody's.
   if (ended === undefined) throw new Stale()
+  if (movedTo !== null) await moveAttempt(client, { id: job.id, attemptNo: job.attempt, ...movedTo })
   const costs = ports.unstored(attemptIds)
   if (costs.length > 0) await insertCosts(client, costs)
 }
@@ -144,6 +151,17 @@ async function again(ports: FinishPorts, { job, attemptIds }: Finished, error: G
     if (thrown instanceof Stale) return false
     throw thrown
   }
+}
+
+async function anew(ports: FinishPorts, { job, attemptIds }: Finished, error: GatewayError): Promise<boolean> {
+  const lane = await inTransaction(ports.pool, async client => {
+    const found = await loseJob(client, { id: job.id, attemptNo: job.attempt, runner: ports.processId, error: errorOf(error) })
+    const costs = found === null ? [] : ports.unstored(attemptIds)
+    if (costs.length > 0) await insertCosts(client, costs)
+    return found
+  })
+  if (lane !== null) ports.onReady(lane)
+  return lane !== null
 }
 
 /** As a client is told; what an upstream said about a prompt stays with whoever sent it. */

@@ -2,14 +2,15 @@
 
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import { endJobs, ticketQueue, within } from '../store/jobs/end.ts'
-import { findJob, findJobs, listJobs, positions } from '../store/jobs/read.ts'
+import { findJob, findJobFacts, findJobs, listJobs, positions } from '../store/jobs/read.ts'
 import { reviveJob } from '../store/jobs/retry.ts'
 import { findByIdempotencyKeys } from '../store/jobs/submit.ts'
 import { inTransaction, isConnectionError, type Pool } from '../store/pool.ts'
-import type { Backlog } from './backlog.ts'
+import type { Asking, Backlog } from './backlog.ts'
 import type { Boss } from './boss.ts'
 import type { Watches } from './events.ts'
 import type { Notices } from './notices.ts'
+import type { Results } from './results.ts'
 import { rowOf, type Submitter } from './submit.ts'
 import type { JobOutlook, JobRecord, JobScope, Jobs } from './types.ts'
 import type { Webhooks } from './webhooks.ts'
@@ -21,6 +22,7 @@ export interface JobsPorts {
   readonly backlog: Backlog
   readonly notices: Notices
   readonly watches: Watches
+  readonly results: Results
   readonly webhooks: Pick<Webhooks, 'redeliver'> | null
   readonly outlook: (jobs: readonly JobRecord[]) => Promise<Map<string, JobOutlook>>
   /** Something of this lane may run now. */
@@ -45,6 +47,11 @@ export function createJobs(ports: JobsPorts): Jobs {
     return findJob(pool, id, scope?.source ?? null)
   }
 
+  /** For those who need to know what it is, and not its result. */
+  async function facts(id: string, scope: JobScope): Promise<JobRecord | null> {
+    return findJobFacts(pool, id, scope?.source ?? null)
+  }
+
   async function earlier(source: string, key: string, hash: Buffer): Promise<JobRecord | null> {
     const [known] = await findByIdempotencyKeys(pool, [{ source, key }])
     if (known === undefined) return null
@@ -55,6 +62,24 @@ export function createJobs(ports: JobsPorts): Jobs {
       )
     }
     return findJob(pool, known.id, source)
+  }
+
+  /** Its lane. Throws GatewayError when it cannot be queued again. */
+  async function revive(id: string): Promise<string> {
+    const lane = await inTransaction(pool, async client => {
+      const revived = await reviveJob(client, id)
+      if (revived === null) return null
+      // Its ticket is over as well; a new one with the same id counts from the beginning.
+      await boss.deleteJob(ticketQueue, id, within(client))
+      const again = { id, data: {}, retryLimit: revived.maxAttempts - 1, retryDelay: 1, retryBackoff: true, retryDelayMax: 60 }
+      await boss.insert(ticketQueue, [again], within(client))
+      return revived.lane
+    })
+    if (lane !== null) return lane
+    // Two may have asked at once.
+    if ((await facts(id, null))?.finishedAt === null) throw notFinished()
+    const message = 'This job cannot run again: its request was kept only as long as its client waited.'
+    throw new GatewayError('invalid_request', message, { status: 409, publicCode: 'request_not_kept' })
   }
 
   return {
@@ -72,9 +97,7 @@ export function createJobs(ports: JobsPorts): Jobs {
           if (replayed !== null) return { ...(await withOutlook(replayed)), replayed: true }
         }
         const row = rowOf(job)
-        const interactive = job.class === 'urgent' || job.class === 'interactive'
-        const asking = { source: caller.source, interactive, retryAfterMs: fullRetryMs }
-        const isNew = await ports.backlog.admit(asking, () => ports.submitter.submit(row))
+        const isNew = await ports.backlog.admit(asking(caller.source, job.class), () => ports.submitter.submit(row))
         if (isNew) ports.onReady(row.lane)
         // Two came at once: the other one won.
         const stored =
@@ -89,31 +112,24 @@ export function createJobs(ports: JobsPorts): Jobs {
         return job === null ? null : withOutlook(job)
       }),
 
+    result: (job, signal) => told(() => ports.results.read(job, signal)),
+
     list: ({ filter, scope, after, limit }) => told(() => listJobs(pool, { filter, source: scope?.source ?? null, after, limit })),
 
     cancel: (id, scope) =>
       told(async () => {
-        const job = await found(id, scope)
+        const job = await facts(id, scope)
         if (job === null) return null
-        await cancelJob(ports, job.id, null)
+        if (job.finishedAt === null) await cancelJob(ports, job.id, null)
         return found(id, scope)
       }),
 
     retry: (id, scope) =>
       told(async () => {
-        if ((await found(id, scope)) === null) return null
-        const lane = await inTransaction(pool, async client => {
-          const revived = await reviveJob(client, id)
-          if (revived === null) return null
-          // Its ticket is over as well; a new one with the same id counts from the beginning.
-          await boss.deleteJob(ticketQueue, id, within(client))
-          const again = { id, data: {}, retryLimit: revived.maxAttempts - 1, retryDelay: 1, retryBackoff: true, retryDelayMax: 60 }
-          await boss.insert(ticketQueue, [again], within(client))
-          return revived.lane
-        })
-        if (lane === null) {
-          throw new GatewayError('job_not_finished', 'Only a job that is over can be tried again, and only one whose request was kept.')
-        }
+        const job = await facts(id, scope)
+        if (job === null) return null
+        if (job.finishedAt === null) throw notFinished()
+        const lane = await ports.backlog.admit(asking(job.source, job.class), () => revive(id))
         ports.onReady(lane)
         ports.notices.changed(id)
         return found(id, scope)
@@ -121,7 +137,7 @@ export function createJobs(ports: JobsPorts): Jobs {
 
     redeliver: (id, scope) =>
       told(async () => {
-        const job = await found(id, scope)
+        const job = await facts(id, scope)
         if (job === null) return null
         if (job.webhook === null || ports.webhooks === null) throw new GatewayError('not_found', 'This job has no webhook.')
         if (job.finishedAt === null) throw new GatewayError('job_not_finished', 'Its webhook is sent when the job is over.')
@@ -131,13 +147,21 @@ export function createJobs(ports: JobsPorts): Jobs {
 
     watch: (id, scope, after) =>
       told(async () => {
-        const job = await found(id, scope)
+        const job = await facts(id, scope)
         return job === null ? null : ports.watches.watch(job, after)
       })
   }
 }
 
-/** Ends a job that is queued or running as cancelled, and whatever runs for it. `runner`: only if it is this process's. */
+function asking(source: string, jobClass: JobRecord['class']): Asking {
+  return { source, interactive: jobClass === 'urgent' || jobClass === 'interactive', retryAfterMs: fullRetryMs }
+}
+
+function notFinished(): GatewayError {
+  return new GatewayError('job_not_finished', 'Only a job that is over can be tried again.')
+}
+
+/** Ends a job that is queued or running, and whatever runs for it: with this error, or as cancelled. */
 export async function cancelJob(
   { pool, boss, notices, stop }: Pick<JobsPorts, 'pool' | 'boss' | 'notices' | 'stop'>,
   id: string,
@@ -153,7 +177,7 @@ export async function cancelJob(
         {
           id,
           attemptNo: job.attemptNo,
-          status: 'cancelled',
+          status: error === null ? 'cancelled' : 'error',
           error: { message, type, code: error === null ? 'job_cancelled' : code },
           result: null,
           usage: null,

@@ -16,8 +16,8 @@ export interface OverflowPorts {
   readonly processId: string
   readonly backlog: Backlog
   readonly submit: (row: JobRow) => Promise<boolean>
-  /** Ends a queued or running job of ours as cancelled. */
-  readonly cancel: (jobId: string) => Promise<void>
+  /** Ends a queued or running job of ours: with this error, or as cancelled. */
+  readonly cancel: (jobId: string, error: GatewayError | null) => Promise<void>
   /** Where these jobs stand, and what they are; one that is not in it is gone. */
   readonly look: (ids: readonly string[]) => Promise<ReadonlyMap<string, { readonly status: JobStatus; readonly outlook: JobOutlook }>>
   /** How long an answer takes where this request could run, ms; for Retry-After before anything is known of its place. */
@@ -54,6 +54,7 @@ interface Waiter extends Held {
   isCancelled: boolean
   isStored: boolean
   isOver: boolean
+  endedBy: GatewayError | null
   client: Reply | null
   run: Run | null
   /** By performance.now(): how long it waits for a machine. */
@@ -81,6 +82,7 @@ export function createWaiters(ports: OverflowPorts): Waiters {
       isCancelled: false,
       isStored: false,
       isOver: false,
+      endedBy: null,
       run: null,
       untilMs: performance.now() + waitsMs,
       timer: setTimeout(() => tooLate(waiter), waitsMs),
@@ -136,13 +138,13 @@ export function createWaiters(ports: OverflowPorts): Waiters {
       // Its client may have left meanwhile.
       if (!waiter.isOver) end(waiter, error, 'failed')
       // The answer may have been lost after it was stored.
-      if (isSent) remove(waiter)
+      if (isSent) remove(waiter, error)
       return
     }
     waiter.isStored = true
     ports.onOutcome('queued')
     // It was called off while it was on its way.
-    if (waiter.isOver) return remove(waiter)
+    if (waiter.isOver) return remove(waiter, waiter.endedBy)
     ports.onStored(row.lane)
     void look([waiter])
   }
@@ -198,14 +200,15 @@ export function createWaiters(ports: OverflowPorts): Waiters {
     waiter.isCancelled = true
     if (waiter.run !== null) return waiter.run.cancel(error)
     end(waiter, error, 'aborted')
-    if (waiter.isStored) remove(waiter)
+    if (waiter.isStored) remove(waiter, error)
   }
 
   function tooLate(waiter: Waiter): void {
     if (waiter.isOver || waiter.run !== null) return
     ports.onOutcome('timeout')
-    end(waiter, busyTooLong(waiter), 'failed')
-    if (waiter.isStored) remove(waiter)
+    const error = busyTooLong(waiter)
+    end(waiter, error, 'failed')
+    if (waiter.isStored) remove(waiter, error)
   }
 
   function busyTooLong({ request }: Waiter): GatewayError {
@@ -227,6 +230,7 @@ export function createWaiters(ports: OverflowPorts): Waiters {
   function end(waiter: Waiter, error: GatewayError | null, outcome: 'failed' | 'aborted'): void {
     waiter.isOver = true
     waiter.isCancelled = true
+    waiter.endedBy = error
     if (waiter.timer !== null) clearTimeout(waiter.timer)
     // A claim may be on its way to us: it finds that nobody wants it.
     setTimeout(() => waiters.delete(waiter.jobId), graceMs).unref()
@@ -236,8 +240,9 @@ export function createWaiters(ports: OverflowPorts): Waiters {
     )
   }
 
-  function remove(waiter: Waiter): void {
-    ports.cancel(waiter.jobId).catch((error: unknown) => ports.log('a request that left could not be taken out of the queue', error))
+  /** What its client was told is what the job says. */
+  function remove(waiter: Waiter, error: GatewayError | null): void {
+    ports.cancel(waiter.jobId, error).catch((error: unknown) => ports.log('a request that left could not be taken out of the queue', error))
   }
 
   return {

@@ -9,9 +9,9 @@ import { changedChannel, fromProcess, jobsChannel, notify, toProcess } from '../
 import type { CostRow } from '../store/costs.ts'
 import { type ClaimedJob, runningOf } from '../store/jobs/claim.ts'
 import { endJobs } from '../store/jobs/end.ts'
-import { findJob, findJobs } from '../store/jobs/read.ts'
+import { findJob, findJobs, readResult } from '../store/jobs/read.ts'
 import { mendTickets } from '../store/jobs/reconcile.ts'
-import { recordWebhook } from '../store/jobs/webhook.ts'
+import { recordWebhook, sendWebhookAgain } from '../store/jobs/webhook.ts'
 import type { Listener } from '../store/listen.ts'
 import { inTransaction, type Pool } from '../store/pool.ts'
 import { type BacklogLimits, createBacklog } from './backlog.ts'
@@ -24,6 +24,7 @@ import { createReach } from './lanes.ts'
 import { commandOf, createNotices } from './notices.ts'
 import { createWaiters } from './overflow.ts'
 import { createReconciler } from './reconciler.ts'
+import { createResults } from './results.ts'
 import { createRuns, type RunsPorts } from './runs.ts'
 import { createSubmitter, type StoredRequest } from './submit.ts'
 import { createSweeper } from './sweeper.ts'
@@ -41,6 +42,7 @@ export interface QueuePorts {
   /** Made after the queue, because it overflows into it. */
   readonly dispatch: () => Dispatch
   readonly load: Pick<Load, 'inFlight' | 'averageMs'>
+  readonly isAway: RunsPorts['isAway']
   /** Gives back a place that is not used. */
   readonly release: (deviceId: string, attemptId: string) => void
   readonly unstored: (attemptIds: readonly string[]) => CostRow[]
@@ -119,15 +121,17 @@ export function createQueue(ports: QueuePorts): Queue {
           boss,
           find: id => findJob(pool, id, null),
           record: (id, outcome) => recordWebhook(pool, id, outcome),
+          again: job => inTransaction(pool, client => sendWebhookAgain(client, boss, job)),
           now: Date.now,
           log
         })
+  const results = createResults((id, attemptNo) => readResult(pool, id, attemptNo))
   const cancelling = { pool, boss, notices, stop }
   const waiters = createWaiters({
     processId,
     backlog,
     submit: row => submitter.submit(row),
-    cancel: id => cancelJob(cancelling, id, null),
+    cancel: (id, error) => cancelJob(cancelling, id, error),
     look,
     usualMs: usualMs,
     onStored: ready,
@@ -147,6 +151,8 @@ export function createQueue(ports: QueuePorts): Queue {
     read: ports.read,
     events,
     held: id => waiters.held(id),
+    isAway: ports.isAway,
+    onReady: ready,
     release: ports.release,
     // A place on a machine is handed on; one that was held back by nothing but our own number is not.
     onOver(deviceId) {
@@ -314,7 +320,7 @@ export function createQueue(ports: QueuePorts): Queue {
   }
 
   return {
-    jobs: createJobs({ ...cancelling, submitter, backlog, watches, webhooks, outlook, onReady: ready }),
+    jobs: createJobs({ ...cancelling, submitter, backlog, watches, results, webhooks, outlook, onReady: ready }),
     overflow: waiters.overflow,
     webhooks,
     notified,

@@ -5,6 +5,7 @@ import type { Claimed, Dispatch, Run } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import { actualCharge } from '../routing/fair.ts'
 import type { Reply } from '../routing/ports.ts'
+import { providerOf } from '../routing/targets.ts'
 import type { Caller, ModelRequest, Target } from '../routing/types.ts'
 import { type ClaimedJob, claimedJobs } from '../store/jobs/claim.ts'
 import { putBackJobs } from '../store/jobs/retry.ts'
@@ -25,6 +26,8 @@ export interface Held {
   readonly keep: boolean
   /** It is the client's no more: what was claimed is given back. */
   readonly isCancelled: boolean
+  /** Why it ended before it was claimed; null = its client left. */
+  readonly endedBy?: GatewayError | null
   /** The attempt has begun: what is to be resumed and cancelled. */
   began(run: Run): void
   /** The attempt is over. `willRetry` = another one follows; otherwise the client is to be told. */
@@ -39,6 +42,8 @@ export interface RunsPorts extends FinishPorts {
   readonly read: (operation: ModelRequest['operation'], bytes: Buffer) => Promise<Pick<ModelRequest, 'body' | 'input'>>
   readonly events: Pick<EventWriter, 'open'>
   readonly held: (jobId: string) => Held | null
+  /** Whether a machine is away, asked just now where that is not known. Never rejects. */
+  readonly isAway: (deviceId: string) => Promise<boolean>
   /** Gives back a place that was claimed and is not used. */
   readonly release: (deviceId: string, attemptId: string) => void
   /** One runs less: on this machine, or on none of ours. */
@@ -123,7 +128,9 @@ export function createRuns(ports: RunsPorts): Runs {
       if (target === null) throw noMachine(stored.model)
       // Only its client had the request, and the client is gone.
       const isGone = held === null && job.payload === null
-      if (entry.isStopped || isGone || held?.isCancelled === true) throw new GatewayError('client_gone', 'The client went away.')
+      if (entry.isStopped || isGone || held?.isCancelled === true) {
+        throw held?.endedBy ?? new GatewayError('client_gone', 'The client went away.')
+      }
       const request = held?.request ?? restoredRequest(stored, await ports.read(stored.operation, job.payload ?? Buffer.alloc(0)), job.id)
       if (entry.isStopped) throw new GatewayError('client_gone', 'The job was taken away.')
       run(job, entry, { request: { ...request, jobId: job.id }, held, target })
@@ -152,7 +159,14 @@ export function createRuns(ports: RunsPorts): Runs {
         const { error, started, result } = end
         const outcome = outcomeOf(job, entry, { error, started: started && held !== null, result, end })
         held?.over(end, outcome.status === 'retry')
-        finish(job, entry, { outcome, end, log })
+        const deviceId = end.summary.target?.upstream.device?.id ?? null
+        if (outcome.status !== 'retry' || deviceId === null || !machineFaults.has(outcome.error.code)) {
+          return finish(job, entry, { outcome, end, log })
+        }
+        // A try is counted only where it may have been the job's fault: not when its machine went away under it.
+        void ports
+          .isAway(deviceId)
+          .then(isAway => finish(job, entry, { outcome: { ...outcome, status: isAway ? 'lost' : 'retry' }, end, log }))
       }
     })
     const running = ports.dispatch.run(request, job.caller as Caller, reply, claimed)
@@ -169,11 +183,13 @@ export function createRuns(ports: RunsPorts): Runs {
     { error, started, result, end }: { error: GatewayError | null; started: boolean; result: Buffer | null; end: JobReplyEnd | null }
   ): AttemptResult {
     if (error === null) return { status: 'done', result, usage: usageOf(end) }
-    if (error.code === 'client_gone' || ports.held(job.id)?.isCancelled === true) return { status: 'cancelled', error }
+    if (error.code === 'client_gone') return { status: 'cancelled', error }
+    const isWanted = ports.held(job.id)?.isCancelled !== true
     const afterMs = error.retryAfterMs ?? 0
     const inTime = job.deadlineAt === null || Date.now() + afterMs < job.deadlineAt.getTime()
     // What a client has seen a part of cannot be begun again behind its back.
-    if (error.jobRetry && !started && job.attempts < job.maxAttempts && inTime && !entry.isStopped) return { status: 'retry', error }
+    if (isWanted && error.jobRetry && !started && job.attempts < job.maxAttempts && inTime && !entry.isStopped)
+      return { status: 'retry', error }
     return { status: 'error', error }
   }
 
@@ -196,7 +212,8 @@ export function createRuns(ports: RunsPorts): Runs {
       events: log,
       attemptIds: end?.summary.calls.map(({ attemptId }) => attemptId) ?? [],
       spent: last === undefined ? 0 : actualCharge(last.settled, last.target.upstream.own),
-      ttftMs: end?.summary.ttftMs ?? null
+      ttftMs: end?.summary.ttftMs ?? null,
+      movedTo: movedFrom(job, end?.summary.target ?? null)
     }).then(
       status => {
         entries.delete(job.id)
@@ -245,6 +262,16 @@ export function createRuns(ports: RunsPorts): Runs {
       await Promise.race([Promise.all(finishing), sleep(Math.max(1_000, until - performance.now()), undefined, { ref: false })])
     }
   }
+}
+
+// What a machine that went away leaves behind.
+const machineFaults: ReadonlySet<string> = new Set(['machine_lost', 'upstream_unavailable', 'upstream_broke'])
+
+/** Null = it ran where it was claimed for. */
+function movedFrom(job: ClaimedJob, target: Target | null): { deviceId: string | null; provider: string } | null {
+  if (target === null) return null
+  const ran = { deviceId: target.upstream.device?.id ?? null, provider: providerOf(target.upstream) }
+  return ran.deviceId === job.deviceId && ran.provider === job.provider ? null : ran
 }
 
 /** In OpenAI's words. */

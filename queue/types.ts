@@ -2,6 +2,7 @@
 
 import type { Caller, ModelRequest } from '../routing/types.ts'
 import type { JobClass, JobFilter, JobKind, JobRecord, JobStatus } from '../store/jobs/record.ts'
+import type { HeldResult } from './results.ts'
 
 export {
   type JobClass,
@@ -59,7 +60,10 @@ export interface Submitted {
   readonly replayed: boolean
 }
 
-/** What the gateway may do with jobs. Everything throws GatewayError `database_unavailable` when the database is away. */
+/**
+ * What the gateway may do with jobs. Everything throws GatewayError `database_unavailable` when the database is away. A job comes with
+ * its result, unless that is large: then `result` reads it.
+ */
 export interface Jobs {
   /** Resolves when it is durable. Throws `queue_full`, or `idempotency_key_reused`. */
   submit(job: NewJob): Promise<Submitted>
@@ -67,6 +71,11 @@ export interface Jobs {
   earlier(source: string, idempotency: { readonly key: string; readonly hash: Buffer }): Promise<Submitted | null>
   /** Null when there is none in this scope. */
   find(id: string, scope: JobScope): Promise<{ readonly job: JobRecord; readonly outlook: JobOutlook } | null>
+  /**
+   * The result of a finished job that came without it because it is large; the caller releases it. Throws `no_capacity` when too much
+   * of them is under way, and `client_gone` when `signal` fires while it waits for its turn.
+   */
+  result(job: JobRecord, signal: AbortSignal): Promise<HeldResult>
   /** Newest first, without results. */
   list(query: {
     readonly filter: JobFilter
@@ -76,7 +85,10 @@ export interface Jobs {
   }): Promise<JobRecord[]>
   /** Ends it where it is; one that is over stays as it is. Null when there is none in this scope. */
   cancel(id: string, scope: JobScope): Promise<JobRecord | null>
-  /** Queues a finished job again. Null when there is none. Throws `job_not_finished`. */
+  /**
+   * Queues a finished job again. Null when there is none. Throws `job_not_finished`, `queue_full`, or `invalid_request` where its request was
+   * not kept.
+   */
   retry(id: string, scope: JobScope): Promise<JobRecord | null>
   /** Sends its webhook again. Null when there is none. Throws `job_not_finished`, or `not_found` when it has no webhook. */
   redeliver(id: string, scope: JobScope): Promise<JobRecord | null>

@@ -11,12 +11,14 @@ export interface WebhooksPorts {
   readonly guarded: Guarded
   /** The master: each source has its own secret, made of this one. At least 24 bytes. */
   readonly secret: Buffer
-  /** With its result; null when there is none. */
+  /** With its result, unless that is large; null when there is none. */
   readonly find: (jobId: string) => Promise<JobRecord | null>
   /** The job object, as JSON. */
   readonly describe: (job: JobRecord) => Buffer
   /** Keeps with the job what came of its webhook. */
   readonly record: (jobId: string, outcome: Pick<JobWebhook, 'status' | 'error'>) => Promise<void>
+  /** Asks for another delivery, with all its tries; false when one is waiting already. */
+  readonly again: (job: Pick<JobRecord, 'id' | 'source'>) => Promise<boolean>
   /** Epoch, ms. */
   readonly now: () => number
   readonly log: (message: string, error: unknown) => void
@@ -31,7 +33,7 @@ export interface Webhooks {
   check(url: string): void
   /** What a source's webhooks are signed with, as its receivers need it: `whsec_` and base64. */
   secretOf(source: string): string
-  /** Sends the webhook of a finished job once more, with all its tries and under the same id. */
+  /** Sends the webhook of a finished job once more, with all its tries and under the same id; nothing while a delivery is waiting. */
   redeliver(job: Pick<JobRecord, 'id' | 'source'>): Promise<void>
   /** Delivers from now on, until `close`. */
   work(): void
@@ -74,6 +76,7 @@ export function createWebhooks({
   find,
   describe,
   record,
+  again,
   now,
   log,
   timeoutMs = defaultTimeoutMs,
@@ -208,9 +211,7 @@ export function createWebhooks({
   }
 
   async function redeliver(job: Pick<JobRecord, 'id' | 'source'>): Promise<void> {
-    // Before the ticket is there: it may be delivered at once.
-    await record(job.id, { status: 'waiting', error: null })
-    await boss.send(webhookQueue, { jobId: job.id }, { group: { id: job.source } })
+    if (!(await again(job))) return
     isBehind = true
     wake()
   }

@@ -80,10 +80,15 @@ export function jobObject(job: JobRecord, outlook: JobOutlook, secret: string | 
   }
 }
 
-/** The whole job as JSON on one line. A result in its stored form goes in as it is: it may have megabytes. */
+/** The whole job as JSON on one line. */
 export function jobJson(job: JobRecord, outlook: JobOutlook, secret: string | null = null): Buffer {
+  return Buffer.concat(jobParts(job, outlook, secret))
+}
+
+/** The same in parts, which are not copied: a result in its stored form may have megabytes, and goes in as it is. */
+export function jobParts(job: JobRecord, outlook: JobOutlook, secret: string | null = null): readonly Buffer[] {
   const facts = JSON.stringify(jobObject(job, outlook, secret))
-  return Buffer.concat([Buffer.from(`${facts.slice(0, -1)},"result":`), resultJson(job), Buffer.from('}')])
+  return [Buffer.from(`${facts.slice(0, -1)},"result":`), resultJson(job), Buffer.from('}')]
 }
 
 /** The answer in the form of the kind's own provider, as JSON on one line; `null` where there is none. */

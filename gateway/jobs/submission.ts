@@ -3,6 +3,8 @@
 import { hash } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import { type JobClass, type JobKind, jobKinds } from '../../queue/types.ts'
+import { GatewayError } from '../../routing/errors.ts'
+import { nearest } from '../../routing/nearest.ts'
 import { type ReadBody, readBody } from '../body.ts'
 import { type Facts, invalid, isGiven, isRecord, missing, optionalBoolean, optionalRecord, wrong } from '../fields.ts'
 import { kindFacts } from './kinds.ts'
@@ -28,23 +30,42 @@ export interface Submission {
   readonly source: string | null
 }
 
+const known: readonly string[] = [
+  'kind',
+  'type',
+  'model',
+  'payload',
+  'priority',
+  'deadline_ms',
+  'deadline_at',
+  'max_attempts',
+  'max_cost_usd',
+  'stream',
+  'webhook',
+  'metadata',
+  'source'
+]
 const classByName: Readonly<Record<string, JobClass>> = { urgent: 'urgent', interactive: 'interactive', normal: 'normal', batch: 'batch' }
 // From here on, llm-mcp v2's numbers meant somebody who waits.
 const interactiveFrom = 10
 const attemptsAtMost = 20
 const defaultAttempts = 3
 const deadlineMsAtMost = 366 * 86_400_000
+// Later ones have no form in RFC 3339.
+const deadlineAtMost = Date.UTC(9999, 11, 31, 23, 59, 59, 999)
 const urlCharactersAtMost = 2_048
 // OpenAI's bounds.
 const metadataKeysAtMost = 16
 const metadataKeyCharactersAtMost = 64
 const metadataCharactersAtMost = 512
 
-/** Throws GatewayError `invalid_request` naming the field. Fields that are not known mean nothing here and are left out. */
+/** Throws GatewayError `invalid_request` naming the field; also one that is not known: a deadline that is not kept must not look kept. */
 export function readSubmission(bytes: Buffer, nowMs: number): Submission {
   const body = readBody(bytes)
   // The rest is small, and read as what it is.
   const given = readBody(body.with({ payload: undefined })).json()
+  const unknown = Object.keys(given).find(name => !known.includes(name))
+  if (unknown !== undefined) throw unknownField(unknown)
   const kind = readKind(given)
   const { payload } = body.facts
   if (!isGiven(payload)) throw missing('payload', "the request body of the kind's own provider")
@@ -64,6 +85,11 @@ export function readSubmission(bytes: Buffer, nowMs: number): Submission {
   }
 }
 
+/** The source that a body names, null = none. Throws GatewayError `invalid_request`. */
+export function readOwner(bytes: Buffer): string | null {
+  return readSource(readBody(bytes).facts.source)
+}
+
 /** The `Idempotency-Key` and what it stands for; null where there is none. Throws GatewayError `invalid_request`. */
 export function readIdempotency(headers: IncomingHttpHeaders, bytes: Buffer): { readonly key: string; readonly hash: Buffer } | null {
   const key = headers['idempotency-key']
@@ -71,6 +97,13 @@ export function readIdempotency(headers: IncomingHttpHeaders, bytes: Buffer): { 
   // Two of them come joined, with a space.
   if (!/^[\x21-\x7e]{1,255}$/.test(String(key))) throw invalid('Idempotency-Key', '1 to 255 visible ASCII characters')
   return { key: String(key), hash: hash('sha256', bytes, 'buffer') }
+}
+
+function unknownField(name: string): GatewayError {
+  const [near] = nearest(name, known, 1)
+  const param = name.slice(0, 60)
+  const hint = near === undefined ? `a job has ${known.join(', ')}` : `did you mean "${near}"?`
+  return new GatewayError('invalid_request', `Unknown parameter: "${param}"; ${hint}`, { param, publicCode: 'unknown_parameter' })
 }
 
 /** One value as it was sent, to the byte. */
@@ -110,13 +143,14 @@ function readDeadline(given: Facts, nowMs: number): number | null {
   const { deadline_at: at, deadline_ms: afterMs } = given
   if (isGiven(at) && isGiven(afterMs)) throw invalid('deadline_ms', 'nothing beside deadline_at')
   if (isGiven(afterMs)) {
-    if (typeof afterMs !== 'number' || !(afterMs > 0) || afterMs > deadlineMsAtMost)
-      throw wrong('deadline_ms', `milliseconds above 0, at most ${deadlineMsAtMost}`, afterMs)
+    if (typeof afterMs !== 'number' || !(afterMs >= 1) || afterMs > deadlineMsAtMost)
+      throw wrong('deadline_ms', `milliseconds from 1 to ${deadlineMsAtMost}`, afterMs)
     return nowMs + Math.ceil(afterMs)
   }
   if (!isGiven(at)) return null
   const deadline = timeOf(at)
   if (deadline === null) throw invalid('deadline_at', 'a time such as 2027-01-31T00:00:00Z')
+  if (deadline > deadlineAtMost) throw invalid('deadline_at', 'a time before the year 10000')
   if (deadline <= nowMs) throw invalid('deadline_at', 'a time to come')
   return deadline
 }
@@ -145,7 +179,7 @@ function readWebhook(given: Facts): string | null {
   if (webhook === null) return null
   const { url } = webhook
   if (!isGiven(url)) throw missing('webhook.url', 'where the job is announced when it is over')
-  if (typeof url !== 'string' || url === '' || url.length > urlCharactersAtMost || !URL.canParse(url))
+  if (typeof url !== 'string' || url === '' || url.length > urlCharactersAtMost || !isStorable(url) || !URL.canParse(url))
     throw invalid('webhook.url', `a URL of at most ${urlCharactersAtMost} characters`)
   return url
 }

@@ -12,10 +12,11 @@ import { invalid } from '../fields.ts'
 import { readJobQuery } from '../jobs/filter.ts'
 import { follow, readLastEventId } from '../jobs/follow.ts'
 import { kindFacts } from '../jobs/kinds.ts'
-import { jobJson, jobObject, noOutlook } from '../jobs/object.ts'
+import { jobObject, noOutlook } from '../jobs/object.ts'
 import { type Payload, readPayload } from '../jobs/payload.ts'
 import { placed } from '../jobs/placing.ts'
-import { readIdempotency, readSubmission, type Submission } from '../jobs/submission.ts'
+import { showJob } from '../jobs/show.ts'
+import { readIdempotency, readOwner, readSubmission, type Submission } from '../jobs/submission.ts'
 import type { Limits } from '../limits.ts'
 import { wantsToStay } from '../local-only.ts'
 import { uuidOf } from '../query.ts'
@@ -44,23 +45,33 @@ interface OneJob {
 }
 
 const config = { requires: ['source', 'admin'] as const }
-const json = 'application/json; charset=utf-8'
 const webhooksOff = 'Webhooks are off here: whoever runs this gateway sets LLM_MCP_WEBHOOK_SECRET to sign them with.'
 
 export function registerJobs(app: FastifyInstance, ports: JobsPorts): void {
   const { jobs } = ports
 
+  function shown(request: FastifyRequest, reply: FastifyReply, job: JobRecord | null): Promise<FastifyReply> {
+    return showJob(ports, { request, reply, shown: { job: found(job), outlook: noOutlook } })
+  }
+
+  /** Work that a source asks for once more is a request like its first one. */
+  function countAgain(request: FastifyRequest): Promise<void> {
+    const caller = callerOf(request, () => null)
+    return countRequest(ports.limits, request, caller)
+  }
+
   app.post('/v1/jobs', { config }, async (request, reply) => {
     const bytes = bodyOf(request, '"kind" and "payload"')
     const idempotency = readIdempotency(request.headers, bytes)
     // What was taken once is not judged again: its deadline may have passed since, and its model may be gone.
-    const earlier = idempotency === null ? null : await jobs.earlier((request.context.caller as Caller).source, idempotency)
+    const earlier = idempotency === null ? null : await jobs.earlier(sourceFor(request.context.caller as Caller, bytes), idempotency)
     const submitted = earlier ?? (await submit(ports, request, bytes))
     const { status, webhook } = submitted.job
-    reply.header('location', `/v1/jobs/${submitted.job.id}`).type(json)
+    reply.header('location', `/v1/jobs/${submitted.job.id}`)
     if (submitted.replayed) reply.header('idempotent-replayed', 'true')
     reply.code(submitted.replayed && isFinished(status) ? 200 : 202)
-    return jobJson(submitted.job, submitted.outlook, webhook === null ? null : (ports.webhooks?.secretOf(submitted.job.source) ?? null))
+    const secret = webhook === null ? null : (ports.webhooks?.secretOf(submitted.job.source) ?? null)
+    return showJob(ports, { request, reply, shown: { ...submitted, secret } })
   })
 
   app.get('/v1/jobs', { config }, async request => {
@@ -71,28 +82,24 @@ export function registerJobs(app: FastifyInstance, ports: JobsPorts): void {
   })
 
   app.get<OneJob>('/v1/jobs/:id', { config }, async (request, reply) => {
-    const { job, outlook } = found(await jobs.find(idOf(request), scopeOf(request)))
-    return reply.type(json).send(jobJson(job, outlook))
+    return showJob(ports, { request, reply, shown: found(await jobs.find(idOf(request), scopeOf(request))) })
   })
 
   app.post<OneJob>('/v1/jobs/:id/cancel', { config }, async (request, reply) => {
-    return shown(reply, await jobs.cancel(idOf(request), scopeOf(request)))
+    return shown(request, reply, await jobs.cancel(idOf(request), scopeOf(request)))
   })
 
   app.post<OneJob>('/v1/jobs/:id/retry', { config }, async (request, reply) => {
     const id = idOf(request)
-    await countRequest(
-      ports.limits,
-      request,
-      callerOf(request, () => null)
-    )
-    return shown(reply.code(202), await jobs.retry(id, scopeOf(request)))
+    await countAgain(request)
+    return shown(request, reply.code(202), await jobs.retry(id, scopeOf(request)))
   })
 
   app.post<OneJob>('/v1/jobs/:id/webhook', { config }, async (request, reply) => {
     const id = idOf(request)
     if (ports.webhooks === null) throw new GatewayError('unsupported_parameter', webhooksOff)
-    return shown(reply.code(202), await jobs.redeliver(id, scopeOf(request)))
+    await countAgain(request)
+    return shown(request, reply.code(202), await jobs.redeliver(id, scopeOf(request)))
   })
 
   // Without HEAD: it would follow the job to its end, and say nothing.
@@ -103,7 +110,7 @@ export function registerJobs(app: FastifyInstance, ports: JobsPorts): void {
     context.stream = true
     if (request.headers.origin !== undefined) Object.assign(context.headers, headersSoFar(reply))
     reply.hijack()
-    follow({ response: reply.raw, context, streams: ports.streams, watch, now: ports.now })
+    follow({ response: reply.raw, context, streams: ports.streams, watch, result: jobs.result, now: ports.now })
   })
 }
 
@@ -165,6 +172,11 @@ function place(
   }
 }
 
+/** Whose the job would be, before anything else is known of it. */
+function sourceFor({ kind, source }: Caller, bytes: Buffer): string {
+  return kind === 'admin' ? (readOwner(bytes) ?? source) : source
+}
+
 /** Whose the job is: the caller's own, or, for admins, that of a source they name. */
 async function ownerOf(
   ports: JobsPorts,
@@ -215,10 +227,6 @@ function idOf({ params }: FastifyRequest<OneJob>): string {
 function found<T>(thing: T | null): T {
   if (thing === null) throw new GatewayError('not_found', 'There is no job with this id.')
   return thing
-}
-
-function shown(reply: FastifyReply, job: JobRecord | null): FastifyReply {
-  return reply.type(json).send(jobJson(found(job), noOutlook))
 }
 
 function isFinished(status: JobRecord['status']): boolean {

@@ -14,7 +14,7 @@ export interface WatchPorts {
   /** Its `onNotify` must come to `notified`. */
   readonly listener: Pick<Listener, 'add' | 'remove'>
   readonly writer: Pick<EventWriter, 'written' | 'onNews'>
-  /** With its result; null when it is gone. */
+  /** With its result, unless that is large; null when it is gone. */
   readonly find: (jobId: string) => Promise<JobRecord | null>
   readonly outlook: (jobIds: readonly string[]) => Promise<ReadonlyMap<string, JobOutlook>>
   /** This process, whose jobs are read from `writer`. */

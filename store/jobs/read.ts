@@ -3,12 +3,16 @@
 import type { Pool } from '../pool.ts'
 import { type JobFilter, type JobRecord, jobClasses } from './record.ts'
 
+// A result above this is read by itself (queue/results.ts): what every look at a job brings along has a bound.
+const smallResultBytes = 256 * 1024
+
 // Everything that a record holds, but for its cost and its result.
 const columns = `
        jobs.id, jobs.kind, jobs.class, jobs.model, jobs.source, jobs.sub_source, jobs.status, jobs.lane, jobs.tag, jobs.stream,
        jobs.attempts, jobs.max_attempts, jobs.attempt_no, jobs.process_id, jobs.device_id, jobs.provider, jobs.created_at, jobs.started_at,
        jobs.first_token_at, jobs.finished_at, jobs.deadline_at, jobs.max_cost_usd, jobs.metadata, jobs.usage, jobs.error,
-       jobs.webhook_url, jobs.webhook_status, jobs.webhook_error`
+       jobs.webhook_url, jobs.webhook_status, jobs.webhook_error,
+       octet_length(jobs.result) as result_bytes`
 
 /** The columns of `columns`, with `cost_nano_usd` and `result`, as the database gives them. */
 // biome-ignore lint/suspicious/noExplicitAny: rows of a database have no types; this is the one border for jobs.
@@ -41,6 +45,7 @@ export function recordOf(row: Record<string, any>): JobRecord {
     costNanoUsd: row['cost_nano_usd'] === null ? null : Number(row['cost_nano_usd']),
     error: row['error'],
     result: row['result'],
+    resultBytes: row['result_bytes'],
     webhook:
       row['webhook_url'] === null
         ? null
@@ -49,22 +54,35 @@ export function recordOf(row: Record<string, any>): JobRecord {
 }
 
 const findSql = `
-select ${columns}, jobs.result, calculate_job_cost(jobs.id) as cost_nano_usd
+select ${columns}, case when octet_length(jobs.result) <= $3 then jobs.result end as result, calculate_job_cost(jobs.id) as cost_nano_usd
   from jobs
  where id = any ($1::uuid[])
    and ($2::text is null or source = $2)`
 
-/** Null when there is none, or none of this source (null = of any). With its result. */
+/** Null when there is none, or none of this source (null = of any). With its result, unless that is large. */
 export async function findJob(pool: Pick<Pool, 'query'>, id: string, source: string | null): Promise<JobRecord | null> {
-  const { rows } = await pool.query({ name: 'jobs.find', text: findSql, values: [[id], source] })
+  const { rows } = await pool.query({ name: 'jobs.find', text: findSql, values: [[id], source, smallResultBytes] })
   return rows[0] === undefined ? null : recordOf(rows[0])
 }
 
-/** Those that there are, in no order. With their results. */
+/** As `findJob`, without a result of any length. */
+export async function findJobFacts(pool: Pick<Pool, 'query'>, id: string, source: string | null): Promise<JobRecord | null> {
+  const { rows } = await pool.query({ name: 'jobs.find', text: findSql, values: [[id], source, 0] })
+  return rows[0] === undefined ? null : recordOf(rows[0])
+}
+
+/** Those that there are, in no order. Without their results. */
 export async function findJobs(pool: Pick<Pool, 'query'>, ids: readonly string[]): Promise<JobRecord[]> {
   if (ids.length === 0) return []
-  const { rows } = await pool.query({ name: 'jobs.find', text: findSql, values: [ids, null] })
+  const { rows } = await pool.query({ name: 'jobs.find', text: findSql, values: [ids, null, 0] })
   return rows.map(recordOf)
+}
+
+/** The result of a job as long as this is its last attempt; null otherwise. It may have megabytes. */
+export async function readResult(pool: Pick<Pool, 'query'>, id: string, attemptNo: number): Promise<Buffer | null> {
+  const text = 'select result from jobs where id = $1 and attempt_no = $2'
+  const { rows } = await pool.query({ name: 'jobs.result', text, values: [id, attemptNo] })
+  return rows[0]?.result ?? null
 }
 
 /** What may narrow a list, with the clause for it; `?` is the number of its value. */

@@ -41,8 +41,13 @@ export interface JobRecord {
   /** Of all its calls; null when nothing is booked yet, or a price is unknown. */
   readonly costNanoUsd: number | null
   readonly error: JobError | null
-  /** In OpenAI's form (chat completion, text completion, embeddings), or an echo's payload; null in lists and until it is done. */
+  /**
+   * In OpenAI's form (chat completion, text completion, embeddings), or an echo's payload; null in lists, until it is done, and where it
+   * is large.
+   */
   readonly result: Buffer | null
+  /** How long the result is, whether it is here or not; null = there is none. */
+  readonly resultBytes: number | null
   readonly webhook: JobWebhook | null
 }
 

@@ -85,6 +85,60 @@ returning jobs.id, jobs.attempt_no, lane`,
   return rows.map(({ lane }) => lane)
 }
 
+/** How often a job's attempts may be lost with the process or the machine they ran on: then it is taken for the reason. */
+export const lostAtMost = 5
+
+/**
+ * Queues a job at once whose machine went away under it; it loses no try. Null when the attempt is not the job's any more, or was lost
+ * too often: nothing is changed then.
+ */
+export async function loseJob(
+  tx: Transaction,
+  lost: { readonly id: string; readonly attemptNo: number; readonly runner: string; readonly error: JobError }
+): Promise<string | null> {
+  const { rows } = await tx.query({
+    name: 'jobs.lose',
+    text: `
+update jobs
+   set status = 'queued',
+       ready = true,
+       run_at = now(),
+       process_id = null,
+       attempts = attempts - 1,
+       lost_attempts = lost_attempts + 1,
+       error = $5
+ where id = $1
+   and attempt_no = $2
+   and process_id = $3
+   and status = 'running'
+   and lost_attempts + 1 < $4
+returning lane`,
+    values: [lost.id, lost.attemptNo, lost.runner, lostAtMost, JSON.stringify(lost.error)]
+  })
+  if (rows[0] === undefined) return null
+  await tx.query({ name: 'jobs.put_back_tickets', text: 'select put_back_tickets($1)', values: [[lost.id]] })
+  await endAttempt(tx, { id: lost.id, attemptNo: lost.attemptNo, outcome: 'lost', error: lost.error })
+  return rows[0].lane
+}
+
+/** Its last call went elsewhere than it was claimed for. */
+export async function moveAttempt(
+  tx: Transaction,
+  moved: { readonly id: string; readonly attemptNo: number; readonly deviceId: string | null; readonly provider: string }
+): Promise<void> {
+  const { id, attemptNo, deviceId, provider } = moved
+  await tx.query({
+    name: 'jobs.move',
+    text: 'update jobs set device_id = $2, provider = $3 where id = $1',
+    values: [id, deviceId, provider]
+  })
+  await tx.query({
+    name: 'jobs.move_attempt',
+    text: 'update job_attempts set device_id = $3, provider = $4 where job_id = $1 and attempt = $2',
+    values: [id, attemptNo, deviceId, provider]
+  })
+}
+
 async function endAttempt(
   tx: Transaction,
   end: { readonly id: string; readonly attemptNo: number; readonly outcome: 'retry' | 'lost'; readonly error: JobError | null }
@@ -110,8 +164,9 @@ const chargeSql = `
 returning vfinish`
 
 /**
- * Queues a job again that is over, with all its tries, at the end of its source's line; its ticket is the caller's.
- * Returns its lane, or null when it is not over.
+ * Queues a job again that is over, with all its tries, at the end of its source's line; its ticket is the caller's. It takes an
+ * attempt's number: whatever ends it before an attempt begins has events and a webhook id of its own (test: "two ends of one job").
+ * Returns its lane, or null when it is not over, or its request was not kept.
  */
 export async function reviveJob(tx: Transaction, id: string): Promise<{ readonly lane: string; readonly maxAttempts: number } | null> {
   const { rows } = await tx.query({
@@ -122,6 +177,7 @@ update jobs
        ready = true,
        run_at = now(),
        attempts = 0,
+       attempt_no = attempt_no + 1,
        lost_attempts = 0,
        owner_process = null,
        device_id = null,

@@ -4,6 +4,7 @@ import { type ErrorCode, GatewayError } from '../../routing/errors.ts'
 import { inTransaction, type Pool } from '../pool.ts'
 import { endJobs, type JobEnd, type Tickets, type Transaction } from './end.ts'
 import type { JobError } from './record.ts'
+import { lostAtMost } from './retry.ts'
 
 export interface SweepPorts {
   readonly pool: Pool
@@ -36,8 +37,6 @@ export interface Sight {
 }
 
 const stepLimit = 500
-/** A job that ended so many processes is taken for the reason. */
-const lostAtMost = 5
 
 const nothing: Swept = { lanes: [], changed: [], taken: [], isFull: false }
 

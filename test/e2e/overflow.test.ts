@@ -142,6 +142,21 @@ t.test('a client that leaves frees its place in the queue; one that wants it don
   await empty()
 })
 
+t.test('a request whose deadline passes while it waits is a job that ended for that reason, whoever waited for it', async t => {
+  await fill()
+  const leaving = new AbortController()
+  const deadline = { 'x-llm-mcp-deadline-ms': '1500' }
+  const left = raw('left', { signal: leaving.signal, headers: { ...deadline, 'x-llm-mcp-on-disconnect': 'finish' } }).catch(() => null)
+  const waited = raw('waited', { headers: deadline })
+  await until('both wait', async () => (await queued()) === 2)
+  const { data } = (await (await one.fetch('/v1/jobs?status=queued')).json()) as { data: Json[] }
+  leaving.abort()
+  await left
+  t.match(await (await waited).json(), { error: { code: 'deadline_exceeded' } })
+  for (const { id } of data) t.match(await jobs.until(String(id), 'error'), { error: { code: 'deadline_exceeded' } })
+  await empty()
+})
+
 t.test('a request that is cancelled over the jobs API is told so, whether it waits or runs', async t => {
   await fill()
   const answering = raw('waits')

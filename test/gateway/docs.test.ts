@@ -327,6 +327,7 @@ t.test('the answers in the examples have the fields that ours have', async t => 
     costNanoUsd: null,
     error: null,
     result: null,
+    resultBytes: null,
     webhook: null
   }
   const queued = JSON.parse(jobJson(job, { position: 3, etaMs: { p50: 1, p90: 2 } }).toString())

@@ -119,6 +119,12 @@ t.test('what is wrong with a job is named, and nothing is stored', async t => {
     ['metadata under a name that is too long', { ...chat, metadata: { [long]: 'a' } }, 400, 'invalid_value', 'metadata'],
     ['metadata that no database keeps', { ...chat, metadata: { a: 'x\0y' } }, 400, 'invalid_value', 'metadata.a'],
     ['half a character', { ...chat, metadata: { a: '\ud83d' } }, 400, 'invalid_value', 'metadata.a'],
+    ['a webhook that no database keeps', { ...chat, webhook: { url: 'https://h.example/\0' } }, 400, 'invalid_value', 'webhook.url'],
+    ['half a character of a webhook', { ...chat, webhook: { url: 'https://h.example/\ud83d' } }, 400, 'invalid_value', 'webhook.url'],
+    ['a deadline of less than a ms', { ...chat, deadline_ms: 0.5 }, 400, 'invalid_value', 'deadline_ms'],
+    ['a deadline of the year 10000', { ...chat, deadline_at: '9999-12-31T23:59:59-01:00' }, 400, 'invalid_value', 'deadline_at'],
+    ['a field that is misspelt', { ...chat, deadlin_ms: 5 }, 400, 'unknown_parameter', 'deadlin_ms'],
+    ['a field that is not known, of any length', { ...chat, [long]: null }, 400, 'unknown_parameter', long.slice(0, 60)],
     ['another source', { ...chat, source: 'bob' }, 403, 'forbidden', 'source'],
     ['a source that is no name', { ...chat, source: 'a b' }, 400, 'invalid_value', 'source']
   ]
@@ -133,6 +139,14 @@ t.test('what is wrong with a job is named, and nothing is stored', async t => {
   }
   t.same(jobs.submitted, [])
   t.same(admitted, [], 'and nothing is taken of the limits')
+})
+
+t.test('a misspelt field is told the nearest one', async t => {
+  const { submit } = await serving(t)
+  t.match((await submit({ ...chat, deadlin_ms: 5 })).json(), {
+    error: { message: 'Unknown parameter: "deadlin_ms"; did you mean "deadline_ms"?' }
+  })
+  t.match((await submit({ ...chat, zzzzzz: 5 })).json(), { error: { message: /a job has kind, type, model, payload/ } })
 })
 
 t.test('a body that is none is refused before anything is looked at', async t => {
@@ -203,7 +217,11 @@ t.test('filters that are unknown or wrong are refused', async t => {
     ["after=' or 1=1", 'after'],
     ['limit=0', 'limit'],
     ['limit=101', 'limit'],
-    ['limit=ten', 'limit']
+    ['limit=ten', 'limit'],
+    ['limit=1e2', 'limit'],
+    ['limit=%205', 'limit'],
+    ['limit=0x10', 'limit'],
+    ['limit=5&limit=5', 'limit']
   ]
   const { ask, jobs } = await serving(t)
   for (const [query, param] of cases) {

@@ -25,7 +25,10 @@ function sent({ request }: { request: ModelRequest }): Json {
 t.test('the bytes of a payload are what is sent, to the byte', async t => {
   const { submit, jobs } = await serving(t)
   const payload = '{"messages" : [{"role":"user","content":"б\\u00e9"}],\n "seed":12345678901234567890, "model":"qwen3:32b" , "x":1.50}'
-  for (const body of [`{"kind":"chat","payload":${payload}}`, `\ufeff { "ключ" : 1, "payload" :${payload} ,"kind":"chat"} `]) {
+  for (const body of [
+    `{"kind":"chat","payload":${payload}}`,
+    `\ufeff { "metadata" : {"ключ":"1"}, "payload" :${payload} ,"kind":"chat"} `
+  ]) {
     t.equal((await submit(body)).statusCode, 202)
     t.equal(jobs.submitted.at(-1)?.request?.body.bytes.toString(), payload)
   }

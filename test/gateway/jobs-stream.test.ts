@@ -97,6 +97,59 @@ t.test('the events of a job, from its place in the queue to its result', async t
   t.equal(closed(), 1)
 })
 
+t.test('a large result is read by itself, and arrives as one event', async t => {
+  const { ask, jobs, streams } = await serving(t)
+  const text = 'x'.repeat(3 * 1024 * 1024)
+  const job = jobs.put(recordOf({ status: 'done', finishedAt: at, resultBytes: text.length + 2 }))
+  jobs.large.set(job.id, Buffer.from(JSON.stringify(text)))
+  const { watch, push } = pushed()
+  jobs.watchBy(() => watch)
+  push([
+    { type: 'result', id: { attempt: 1, seq: 1 }, job },
+    { type: 'end', id: { attempt: 1, seq: 2 }, status: 'done', at }
+  ])
+  push(null)
+  const { body } = await ask('GET', `/v1/jobs/${job.id}/stream`)
+  const events = body.split('\n\n')
+  t.equal(events.length, 3)
+  t.match(JSON.parse(events[0]?.split('\ndata: ')[1] ?? ''), { id: job.id, result: text })
+  t.equal(jobs.held(), 0)
+  await until('it to be over', () => streams.size === 0)
+})
+
+t.test('nothing comes into the middle of a large result, and who leaves in it lets go of it', async t => {
+  const { url, jobs, streams } = await serving(t)
+  const job = jobs.put(recordOf({ status: 'done', finishedAt: at, resultBytes: 1 }))
+  jobs.large.set(job.id, Buffer.from(JSON.stringify('x'.repeat(64 * 1024 * 1024))))
+  for (const leave of ['the client', 'the gateway']) {
+    const { watch, push, closed } = pushed()
+    jobs.watchBy(() => watch)
+    push([{ type: 'result', id: { attempt: 1, seq: 1 }, job }])
+    const response = await open(t, url, `/v1/jobs/${job.id}/stream`)
+    t.equal(jobs.held(), 1, leave)
+    if (leave === 'the client') response.destroy()
+    else streams.endAll(new GatewayError('server_draining', 'The gateway is shutting down.'))
+    await until('it to be let go of', () => jobs.held() === 0 && closed() === 1)
+    if (leave === 'the client') continue
+    let text = ''
+    for await (const piece of response) text += piece
+    t.match(text, /xxx$/, 'an event without an end is none')
+  }
+})
+
+t.test('who comes back after the end is told that there is nothing more, and a failure before the first event by its status', async t => {
+  const { ask, jobs } = await serving(t)
+  const path = `/v1/jobs/${jobs.put(recordOf()).id}/stream`
+  t.equal((await ask('GET', path)).statusCode, 204)
+  const { watch, fail } = pushed()
+  jobs.watchBy(() => watch)
+  fail(new GatewayError('no_capacity', 'Too much.', { retryAfterMs: 1_000 }))
+  const refused = await ask('GET', path)
+  t.equal(refused.statusCode, 503)
+  t.equal(refused.headers.get('retry-after'), '1')
+  t.match(refused.json(), { error: { code: 'no_capacity' } })
+})
+
 t.test('a stream goes on after the last event that was read', async t => {
   const { ask, jobs } = await serving(t)
   const { id } = jobs.put(recordOf())
@@ -217,7 +270,7 @@ async function ticking(t: Test, watch: JobWatch): Promise<{ clock: OpenStream; r
   const streams = { add: (stream: OpenStream) => open.push(stream), remove() {} } as unknown as Streams
   const server = createServer((_request, response) => {
     const context = { id: 'the-id', startedAt: performance.now(), headers: {}, error: null } as unknown as RequestContext
-    follow({ response, context, streams, watch, now: () => nowMs })
+    follow({ response, context, streams, watch, result: async () => ({ bytes: Buffer.alloc(0), release() {} }), now: () => nowMs })
   })
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
   t.teardown(() => {
@@ -225,12 +278,14 @@ async function ticking(t: Test, watch: JobWatch): Promise<{ clock: OpenStream; r
     server.close()
   })
   const { port } = server.address() as { port: number }
-  const response = await new Promise<IncomingMessage>((resolve, reject) =>
+  const answered = new Promise<IncomingMessage>((resolve, reject) =>
     httpRequest({ port, host: '127.0.0.1' }, resolve).on('error', reject).end()
   )
+  const clock = await until('it to be opened', () => open[0])
+  // Nothing happens to the job: its headers come all the same.
+  clock.tick(performance.now() + 1_500)
+  const response = await answered
   response.on('error', () => {})
-  const [clock] = open
-  if (clock === undefined) throw new Error('it was not opened')
   return { clock, response }
 }
 

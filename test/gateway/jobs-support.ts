@@ -125,6 +125,7 @@ export function planning(full: readonly string[] = []): Dispatch {
     catalog: () => catalog,
     adapters,
     breakers: { isOpen: () => false, begin() {}, record() {} },
+    health: { isDown: () => false },
     load: { ...load, inFlight: (id: string) => (full.includes(id) ? 1 : 0) },
     localOnly: false,
     now: () => 0,
@@ -161,6 +162,7 @@ export function recordOf(job: Partial<JobRecord> = {}): JobRecord {
     costNanoUsd: null,
     error: null,
     result: null,
+    resultBytes: null,
     webhook: null,
     ...job
   }
@@ -184,6 +186,10 @@ function recordFor(job: NewJob): JobRecord {
 }
 
 export interface FakeJobs extends Jobs {
+  /** Results too large to come along, by the ids of their jobs; and how many of them are held. */
+  readonly large: Map<string, Buffer>
+  readonly held: () => number
+
   /** Everything that was submitted, in its order. */
   readonly submitted: NewJob[]
   /** What `list` and `watch` were asked. */
@@ -205,6 +211,8 @@ export function createFakeJobs(): FakeJobs {
   const submitted: NewJob[] = []
   const queries: Parameters<Jobs['list']>[0][] = []
   const watched: { readonly id: string; readonly after: EventId | null }[] = []
+  const large = new Map<string, Buffer>()
+  let held = 0
   let failure: GatewayError | null = null
   let createWatch: (() => JobWatch) | null = null
 
@@ -223,6 +231,8 @@ export function createFakeJobs(): FakeJobs {
     submitted,
     queries,
     watched,
+    large,
+    held: () => held,
     put,
     watchBy: watch => (createWatch = watch),
     failWith: error => (failure = error),
@@ -253,6 +263,18 @@ export function createFakeJobs(): FakeJobs {
     async find(id, scope) {
       const job = within(id, scope)
       return job === null ? null : { job, outlook: job.status === 'queued' ? outlook : none }
+    },
+    async result({ id }, signal) {
+      if (failure !== null) throw failure
+      const bytes = large.get(id)
+      if (bytes === undefined || signal.aborted) throw new GatewayError('client_gone', 'The client went away.')
+      held++
+      let isHeld = true
+      const release = (): void => {
+        if (isHeld) held--
+        isHeld = false
+      }
+      return { bytes, release }
     },
     async list(query) {
       queries.push(query)

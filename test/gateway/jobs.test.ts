@@ -1,8 +1,11 @@
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { request as httpRequest, type IncomingMessage } from 'node:http'
 import t from 'tap'
 import { GatewayError } from '../../routing/errors.ts'
 import { uuidv7 } from '../../routing/ids.ts'
-import { adminKey, bobKey, chat, type Json, nowMs, planning, recordOf, serving, sharedKey } from './jobs-support.ts'
+import { until } from '../support/wait.ts'
+import { adminKey, aliceKey, bobKey, chat, type Json, nowMs, planning, recordOf, serving, sharedKey } from './jobs-support.ts'
 
 const id = '019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b'
 const done = { status: 'done', attempts: 1, startedAt: new Date(nowMs), finishedAt: new Date(nowMs + 1_500) } as const
@@ -49,10 +52,10 @@ t.test('a job is answered with 202, its address, and itself', async t => {
   ])
 })
 
-t.test('type is kind, null is nothing, and what is not known means nothing', async t => {
+t.test('type is kind, and null is nothing', async t => {
   const { submit, jobs } = await serving(t)
   const nothing = { kind: null, priority: null, deadline_at: null, deadline_ms: null, max_cost_usd: null, max_attempts: null }
-  const more = { stream: null, webhook: null, metadata: null, source: null, queued_at: 'x' }
+  const more = { stream: null, webhook: null, metadata: null, source: null }
   t.equal((await submit({ ...chat, ...nothing, ...more, type: 'chat' })).statusCode, 202)
   t.match(jobs.submitted, [{ kind: 'chat', class: 'normal', maxAttempts: 3, deadlineAt: null, webhookUrl: null, metadata: null }])
 })
@@ -84,7 +87,7 @@ t.test('a deadline is a time to come, or milliseconds from now', async t => {
     [{ deadline_at: '2026-11-20t09:30:05.123456789z' }, nowMs + 5_123],
     [{ deadline_at: '2028-02-29T00:00:00-00:00' }, Date.parse('2028-02-29T00:00:00Z')],
     [{ deadline_ms: 1_500 }, nowMs + 1_500],
-    [{ deadline_ms: 0.1 }, nowMs + 1]
+    [{ deadline_ms: 1 }, nowMs + 1]
   ]
   for (const [body, expected] of cases) {
     t.equal((await submit({ ...chat, ...body })).statusCode, 202, JSON.stringify(body))
@@ -130,6 +133,20 @@ t.test('whose a job is', async t => {
   t.equal(jobs.submitted.length, 4)
 })
 
+t.test('what an admin submits for a source twice is found where it was stored', async t => {
+  const { submit, jobs } = await serving(t)
+  const options = { key: adminKey, headers: { 'idempotency-key': 'twice' } }
+  await submit({ ...chat, metadata: { for: 'admin' } }, options)
+  const first = await submit({ ...chat, source: 'bob' }, options)
+  t.equal(first.statusCode, 202)
+  const again = await submit({ ...chat, source: 'bob' }, options)
+  t.equal(again.headers.get('idempotent-replayed'), 'true')
+  t.equal(again.json().id, first.json().id)
+  t.equal((await submit({ ...chat, source: 'bob', stream: true }, options)).statusCode, 422)
+  t.equal((await submit({ ...chat, source: 'bob' }, { ...options, key: aliceKey })).statusCode, 403, 'others name nobody')
+  t.equal(jobs.submitted.length, 2)
+})
+
 t.test('with authentication off any source may be named', async t => {
   const { submit, jobs } = await serving(t, { auth: false })
   t.equal((await submit({ ...chat, source: 'telegram' }, { key: '' })).statusCode, 202)
@@ -151,13 +168,16 @@ t.test('a submission is one request of its key’s minute, and nothing else of i
   jobs.put(recordOf({ ...done, id: id as string }))
   await ask('POST', `/v1/jobs/${id}/retry`)
   t.equal(admitted.length, 3, 'doing it again is another')
+  jobs.put(recordOf({ ...done, id: id as string, webhook: { url: 'https://x.example', status: 'failed', error: null } }))
+  await ask('POST', `/v1/jobs/${id}/webhook`)
+  t.equal(admitted.length, 4, 'and telling it again')
   for (const [method, path] of [
     ['GET', ''],
     ['GET', `/${id}`],
     ['POST', `/${id}/cancel`]
   ] as const)
     await ask(method, `/v1/jobs${path}`)
-  t.equal(admitted.length, 3, 'looking is none')
+  t.equal(admitted.length, 4, 'looking is none')
 })
 
 t.test('over its limit a submission is refused, and told how the limit stands', async t => {
@@ -257,6 +277,54 @@ t.test('a job that is over shows its result as it was stored, and what it cost',
     result: null,
     cost_usd: 0
   })
+})
+
+t.test('a large result is read by itself, arrives as a whole, and is let go of', async t => {
+  const { ask, submit, jobs } = await serving(t)
+  const text = 'x'.repeat(3 * 1024 * 1024)
+  const job = jobs.put(recordOf({ status: 'done', finishedAt: new Date(nowMs), resultBytes: text.length + 12 }))
+  jobs.large.set(job.id, Buffer.from(`{"choices":\n"${text}"}`))
+  const small = jobs.put(recordOf({ status: 'done', finishedAt: new Date(nowMs), result: Buffer.from('{}'), resultBytes: 2 }))
+  for (const [method, path] of [
+    ['GET', `/v1/jobs/${job.id}`],
+    ['POST', `/v1/jobs/${job.id}/cancel`]
+  ] as const) {
+    const response = await ask(method, path, { headers: { origin: 'http://page' } })
+    t.equal(response.statusCode, 200)
+    t.match(response.headers.get('content-type'), 'application/json; charset=utf-8')
+    t.match(response.headers.get('x-request-id'), /^[0-9a-f-]{36}$/)
+    t.match(response.json(), { id: job.id, status: 'done', result: { choices: text } })
+    t.equal(jobs.held(), 0)
+  }
+  const head = await ask('HEAD', `/v1/jobs/${job.id}`)
+  t.equal(head.statusCode, 200)
+  t.equal(head.body, '')
+  const { body } = await ask('GET', `/v1/jobs/${job.id}/stream`)
+  t.equal(body, '', 'whoever follows it is told by the queue')
+
+  const first = (await submit(chat, { headers: { 'idempotency-key': 'once' } })).json().id as string
+  jobs.large.set(first, Buffer.from('{"id":"a"}'))
+  jobs.put(recordOf({ id: first, status: 'done', finishedAt: new Date(nowMs), resultBytes: 10 }))
+  const again = await submit(chat, { headers: { 'idempotency-key': 'once' } })
+  t.equal(again.statusCode, 200)
+  t.equal(again.headers.get('location'), `/v1/jobs/${first}`)
+  t.equal(again.headers.get('idempotent-replayed'), 'true')
+  t.match(again.json(), { result: { id: 'a' } })
+  jobs.large.clear()
+  t.match((await ask('GET', `/v1/jobs/${small.id}`)).json(), { result: {} })
+})
+
+t.test('a reader of a large result that leaves lets go of it', async t => {
+  const { url, jobs } = await serving(t)
+  const job = jobs.put(recordOf({ status: 'done', finishedAt: new Date(nowMs), resultBytes: 1 }))
+  jobs.large.set(job.id, Buffer.alloc(64 * 1024 * 1024, 'x'))
+  const request = httpRequest(`${url}/v1/jobs/${job.id}`, { headers: { authorization: `Bearer ${aliceKey}` } }).end()
+  request.on('error', () => {})
+  const [response] = (await once(request, 'response')) as [IncomingMessage]
+  response.on('error', () => {})
+  t.equal(jobs.held(), 1)
+  request.destroy()
+  await until('it to be let go of', () => jobs.held() === 0)
 })
 
 t.test('a list has pages, and no results', async t => {

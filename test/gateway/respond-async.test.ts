@@ -41,6 +41,7 @@ function recordOf(job: NewJob, changes: Partial<JobRecord> = {}): JobRecord {
     costNanoUsd: null,
     error: null,
     result: null,
+    resultBytes: null,
     webhook: null,
     ...changes
   }
@@ -55,11 +56,13 @@ async function world(
   t: Test,
   {
     submit = job => ({ job: recordOf(job), outlook, replayed: false }),
+    earlier = async () => null,
     decision
-  }: { submit?: (job: NewJob) => Submitted; decision?: Decision } = {}
+  }: { submit?: (job: NewJob) => Submitted; earlier?: Jobs['earlier']; decision?: Decision } = {}
 ): Promise<World> {
   const submitted: NewJob[] = []
   const jobs = {
+    earlier,
     async submit(job: NewJob) {
       submitted.push(job)
       return submit(job)
@@ -249,6 +252,23 @@ t.test('an idempotency key goes with the bytes, and an earlier job is told as su
   const second = await answered(`${url}/v1/chat/completions`, chat, headers)
   t.equal(second.response.statusCode, 200)
   t.match(second.json, { status: 'done', result: { id: 'a' } })
+})
+
+t.test('what was taken once is not judged again', async t => {
+  const asked: unknown[] = []
+  const { url, submitted, settled } = await world(t, {
+    decision: { action: 'refuse', error: new GatewayError('model_not_found', 'gone'), rejected: [] },
+    async earlier(source, { key }) {
+      asked.push([source, key])
+      const job = { id: '0192f000-0000-7000-8000-000000000009', kind: 'chat', model: 'm', caller: { source } } as NewJob
+      return { job: recordOf(job, { deadlineAt: null }), outlook, replayed: true }
+    }
+  })
+  const { response } = await answered(`${url}/v1/chat/completions`, chat, { ...prefer, 'idempotency-key': 'once' })
+  t.equal(response.statusCode, 202)
+  t.match(response.headers, { 'idempotent-replayed': 'true', location: '/v1/jobs/0192f000-0000-7000-8000-000000000009' })
+  t.same([asked, submitted, settled], [[['me', 'once']], [], [null]])
+  t.equal((await answered(`${url}/v1/chat/completions`, chat)).response.statusCode, 404)
 })
 
 t.test('a deadline of the request is the job’s', async t => {

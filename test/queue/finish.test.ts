@@ -19,16 +19,18 @@ const failed: AttemptResult = { status: 'retry', error: new GatewayError('upstre
 function portsWith(changes: Partial<FinishPorts> = {}) {
   const told: string[] = []
   const logged: string[] = []
+  const ready: string[] = []
   const ports: FinishPorts = {
     pool,
     boss,
     notices: { changed: (id: string) => void told.push(id) } as FinishPorts['notices'],
     processId: me,
     unstored: () => [],
+    onReady: lane => void ready.push(lane),
     log: message => void logged.push(message),
     ...changes
   }
-  return { ports, told, logged }
+  return { ports, told, logged, ready }
 }
 
 async function running(changes: Record<string, unknown> = {}) {
@@ -45,7 +47,8 @@ const finished = (job: Awaited<ReturnType<typeof running>>, outcome: AttemptResu
   events: null,
   attemptIds: [job.attemptId],
   spent: 500,
-  ttftMs: 250
+  ttftMs: 250,
+  movedTo: null
 })
 
 t.test('a job that is done has its result, its figures, and is over everywhere', async t => {
@@ -62,6 +65,33 @@ t.test('a job that is done has its result, its figures, and is over everywhere',
   t.same(told, [job.id])
   const { rows: order } = await pool.query(`select vfinish from source_vtime where source = 'figures'`)
   t.same(order, [{ vfinish: '8500' }], 'what it did not use is given back')
+})
+
+t.test('a job whose machine went away waits for nothing and loses no try, four times; then it is over', async t => {
+  const job = await running({ max_attempts: 2 })
+  const lost: AttemptResult = { status: 'lost', error: new GatewayError('machine_lost', 'It does not answer any more') }
+  const { ports, told, ready } = portsWith()
+  t.equal(await finishAttempt(ports, finished(job, lost)), 'retry')
+  t.match(await rows.read(job.id), {
+    status: 'queued',
+    ready: true,
+    attempts: 0,
+    lost_attempts: 1,
+    process_id: null,
+    error: { code: 'machine_lost' }
+  })
+  t.match(await rows.attempt(job.id, 1), { outcome: 'lost', ended_at: Date })
+  t.equal(await rows.ticketState(job.id), 'retry')
+  t.same(told, [job.id])
+  t.same(ready, [job.lane])
+  t.equal(await finishAttempt(ports, finished(job, lost)), null, 'twice changes nothing')
+  for (let time = 2; time <= 5; time++) {
+    await claim(pool, { jobId: job.id, processId: me })
+    const [again] = await claimedJobs(pool, [job.id], me)
+    t.equal(await finishAttempt(ports, finished(again as typeof job, lost)), time < 5 ? 'retry' : 'error')
+  }
+  t.match(await rows.read(job.id), { status: 'error', lost_attempts: 4, error: { code: 'machine_lost' } })
+  t.equal(await rows.ticketState(job.id), 'cancelled')
 })
 
 t.test('what its calls cost is stored with its end, and not without it', async t => {

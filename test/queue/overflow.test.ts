@@ -72,6 +72,8 @@ interface House {
   readonly waiters: Waiters
   readonly stored: JobRow[]
   readonly cancelled: string[]
+  /** With which errors. */
+  readonly reasons: (string | null)[]
   readonly outcomes: string[]
   readonly lanes: string[]
   /** What the database says of the job. */
@@ -82,6 +84,7 @@ interface House {
 function open(t: Test, changes: Partial<OverflowPorts> = {}): House {
   const stored: JobRow[] = []
   const cancelled: string[] = []
+  const reasons: (string | null)[] = []
   const outcomes: string[] = []
   const lanes: string[] = []
   const waiters = createWaiters({
@@ -91,7 +94,10 @@ function open(t: Test, changes: Partial<OverflowPorts> = {}): House {
       stored.push(row)
       return true
     },
-    cancel: async id => void cancelled.push(id),
+    async cancel(id, error) {
+      cancelled.push(id)
+      reasons.push(error?.code ?? null)
+    },
     look: async ids =>
       new Map(
         house.status === null
@@ -110,6 +116,7 @@ function open(t: Test, changes: Partial<OverflowPorts> = {}): House {
     waiters,
     stored,
     cancelled,
+    reasons,
     outcomes,
     lanes,
     status: 'queued',
@@ -206,7 +213,7 @@ t.test('a client that leaves takes its request out of the queue', async t => {
   const jobId = await id()
   await until('it is known to be stored', () => house.outcomes.includes('queued'))
   run.cancel(null)
-  t.same(house.cancelled, [jobId])
+  t.same([house.cancelled, house.reasons], [[jobId], [null]])
   t.match(client.summaries, [{ outcome: 'aborted', attempts: 0 }])
   t.equal(house.waiters.held(jobId)?.isCancelled, true, 'a claim that is on its way finds it so')
   run.cancel(null)
@@ -264,6 +271,7 @@ t.test('what may have been stored although nobody said so is taken out again', a
   const { client } = house.begin()
   await until('it is over', () => client.summaries.length > 0)
   await until('it is taken out', () => house.cancelled.length === 1)
+  t.same(house.reasons, ['database_unavailable'])
 })
 
 t.test('a job that is ended elsewhere ends its request', async t => {
@@ -326,7 +334,8 @@ t.test('whoever has waited as long as it may is told when to come again', async 
   const jobId = await id()
   await until('it is over', () => client.summaries.length > 0)
   t.match(client.summaries, [{ outcome: 'failed', error: { code: 'no_capacity', retryAfterMs: 4_000 } }])
-  t.same(house.cancelled, [jobId])
+  t.same([house.cancelled, house.reasons], [[jobId], ['no_capacity']], 'and the job says the same')
+  t.match(house.waiters.held(jobId), { isCancelled: true, endedBy: { code: 'no_capacity' } })
   t.same(house.outcomes, ['queued', 'timeout'])
 })
 
@@ -367,7 +376,7 @@ t.test('who wants it done without him: it keeps its prompt, outlives its process
   run.cancel(new GatewayError('server_draining', 'ends'))
   t.same(house.cancelled, [], 'when this process ends, another one does it')
   run.cancel(new GatewayError('deadline_exceeded', 'too late'))
-  t.same(house.cancelled, [jobId])
+  t.same([house.cancelled, house.reasons], [[jobId], ['deadline_exceeded']])
   const dated = house.begin({ deadlineMs: 5_000, onDisconnect: 'finish' })
   await dated.id()
   t.ok((house.stored[1]?.deadlineAt ?? 0) > Date.now())

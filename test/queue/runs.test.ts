@@ -88,6 +88,8 @@ function start(t: Test, changes: Partial<RunsPorts> = {}) {
     read: async () => ({ body: {}, input: null }) as unknown as Pick<ModelRequest, 'body' | 'input'>,
     events: { open: () => t.fail('no job here is a stream') as never },
     held: () => null,
+    isAway: async () => false,
+    onReady: lane => void ready.push(lane),
     release: (deviceId, attemptId) => void released.push(`${deviceId} ${attemptId}`),
     onOver: deviceId => void over.push(deviceId),
     onFinished: (job, status) => void finished.push(`${job.id} ${status}`),
@@ -109,6 +111,38 @@ const ended = (id: string, ...statuses: string[]) =>
     const row = await rows.read(id)
     return statuses.includes(String(row['status'])) ? row : undefined
   })
+
+t.test('a try is not counted when the machine went away under it, and is when the machine is there', async t => {
+  const asked: string[] = []
+  let isAway = true
+  const { runs, driven, finished, ready } = start(t, {
+    isAway: async id => {
+      asked.push(id)
+      return isAway
+    }
+  })
+  const codes = ['machine_lost', 'upstream_unavailable', 'upstream_broke'] as const
+  for (const code of codes) {
+    const { id } = await claimed()
+    runs.begin({ jobId: id, target })
+    ;(await begun(driven, codes.indexOf(code) + 1)).fail(new GatewayError(code, 'gone'))
+    const row = await ended(id, 'queued')
+    t.match(row, { attempts: 0, lost_attempts: 1, ready: true }, code)
+    t.ok(finished.includes(`${id} retry`))
+  }
+  t.same(asked, ['box', 'box', 'box'])
+  t.equal(ready.length, 3)
+  isAway = false
+  const { id } = await claimed()
+  runs.begin({ jobId: id, target })
+  ;(await begun(driven, 4)).fail(new GatewayError('upstream_broke', 'a crash'))
+  t.match(await ended(id, 'queued'), { attempts: 1, lost_attempts: 0, ready: false })
+  const other = await claimed()
+  runs.begin({ jobId: other.id, target })
+  ;(await begun(driven, 5)).fail(new GatewayError('upstream_rate_limited', 'slowly'))
+  t.match(await ended(other.id, 'queued'), { attempts: 1 })
+  t.equal(asked.length, 4, 'only what a machine that is gone leaves behind is a reason to ask')
+})
 
 t.test('a claim is begun once, however often it is told of, and its answer becomes the result', async t => {
   const { runs, driven, finished, over } = start(t)
@@ -215,6 +249,39 @@ t.test('what its client has seen a part of is not begun again; what only a strea
   t.match(await ended(unseen.id, 'error', 'queued'), { status: 'queued' })
   t.match(await ended(nobodys.id, 'error', 'queued'), { status: 'queued' })
   t.same(told, [false, true])
+})
+
+t.test('a request that was given up before its claim came, or while it ran, ends for the reason its client was told', async t => {
+  const tooLate = new GatewayError('deadline_exceeded', 'too late')
+  const busy = new GatewayError('no_capacity', 'busy for too long')
+  const called: Held = {
+    request: requestFor('m') as ModelRequest,
+    caller,
+    client: null,
+    keep: true,
+    isCancelled: true,
+    began() {},
+    over() {}
+  }
+  const [late, full, left, running] = [await claimed(), await claimed(), await claimed(), await claimed()]
+  const held = new Map<string, Held>([
+    [late.id, { ...called, endedBy: tooLate }],
+    [full.id, { ...called, endedBy: busy }],
+    [left.id, { ...called, endedBy: null }],
+    [running.id, { ...called, isCancelled: false }]
+  ])
+  const { runs, driven } = start(t, { held: id => held.get(id) ?? null })
+  for (const { id } of [late, full, left, running]) runs.begin({ jobId: id, target })
+  const run = await begun(driven, 1)
+  held.set(running.id, called)
+  run.fail(busy)
+  for (const [{ id }, status, code] of [
+    [late, 'error', 'deadline_exceeded'],
+    [full, 'error', 'no_capacity'],
+    [left, 'cancelled', 'client_gone'],
+    [running, 'error', 'no_capacity']
+  ] as const)
+    t.match(await ended(id, 'error', 'queued', 'cancelled'), { status, error: { code } }, code)
 })
 
 t.test('an attempt that is stopped is closed, and nothing is written about it', async t => {

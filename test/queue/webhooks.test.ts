@@ -77,6 +77,7 @@ function jobOf(url: string, changes: Partial<JobRecord> = {}): JobRecord {
     costNanoUsd: null,
     error: null,
     result: Buffer.from('{"said":"ü"}'),
+    resultBytes: 13,
     webhook: { url, status: 'waiting', error: null },
     ...changes
   }
@@ -107,6 +108,11 @@ function house(t: Test, changes: Partial<WebhooksPorts> = {}): House {
     describe,
     record: async (id, { status, error }) => {
       outcomes.push([id, status, error])
+    },
+    async again({ id, source }) {
+      outcomes.push([id, 'waiting', null])
+      await boss.insert(webhookQueue, [{ data: { jobId: id }, group: { id: source } }])
+      return true
     },
     now: Date.now,
     log: message => logged.push(message),

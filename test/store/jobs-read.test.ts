@@ -84,6 +84,7 @@ t.test('a job is found with everything that is known of it', async t => {
     costNanoUsd: 12,
     error: { message: 'no', type: 'server_error', code: 'process_lost' },
     result: Buffer.from('{}'),
+    resultBytes: 2,
     webhook: { url: 'https://h.example/', status: 'failed', error: 'HTTP 500' }
   })
   const [listed] = await listJobs(rows.pool, { filter: anything, source: null, after: null, limit: 1 })
