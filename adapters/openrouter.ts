@@ -103,8 +103,14 @@ function listing(
     loaded: true,
     price: priceOf(entry.pricing),
     memory: null,
-    digest: null
+    digest: null,
+    ...buildOf(entry.hugging_face_id)
   }
+}
+
+function buildOf(huggingFaceId: unknown): Pick<ModelListing, 'build'> {
+  if (typeof huggingFaceId !== 'string' || !/^[\w.-]{1,96}\/[\w.-]{1,128}$/.test(huggingFaceId)) return {}
+  return { build: { family: null, paramsB: null, quantization: null, huggingFaceId } }
 }
 
 /** An embedding model says so; of everything else, what gives text is asked for text. */

@@ -6,6 +6,7 @@ import { resolve } from 'node:path'
 import { parseEnv } from 'node:util'
 import type { Alias } from '../routing/catalog.ts'
 import type { TokenPrice, Upstream } from '../routing/types.ts'
+import { type DiscoverySettings, fileDiscoveryOf } from './config/discovery.ts'
 import type { CheckedDocument } from './config/document.ts'
 import { type EnvironmentSettings, type OwnSettings, readEnvironment } from './config/environment.ts'
 import type { Environment } from './config/expansion.ts'
@@ -22,7 +23,7 @@ export type { DeviceLimits } from './config/limits.ts'
 export { ConfigError } from './config/problems.ts'
 export type { QueueSettings } from './config/queue.ts'
 export { configJsonSchema } from './config/schema.ts'
-export { type LocalOllama, localOllamaUpstream } from './config/upstreams.ts'
+export { foundUpstream, type LocalOllama, localOllamaUpstream, withLimits } from './config/upstreams.ts'
 
 /** What the environment alone decides, and what is made of it and the file together. */
 export interface Settings extends OwnSettings {
@@ -40,6 +41,8 @@ export interface Settings extends OwnSettings {
   readonly aliases: ReadonlyMap<string, Alias>
   /** By `provider/model` or by plain model name. */
   readonly prices: ReadonlyMap<string, TokenPrice>
+  /** Names of one model, by the operator's word: name -> canonical name; a name that leads to itself is the same as no other. */
+  readonly sameModels: ReadonlyMap<string, string>
   /** What `auto` tries first. */
   readonly auto: readonly string[]
   /** Models declared to make the same vectors: the space's name by `upstream/model` or by model. */
@@ -48,6 +51,7 @@ export interface Settings extends OwnSettings {
   readonly vectorDimensions: ReadonlyMap<string, number>
   readonly passthrough: PassthroughSettings
   readonly queue: QueueSettings
+  readonly discovery: DiscoverySettings
   /** By machine, `*` for all; slots and memory are in `upstreams` already, the rest is for who chooses models. */
   readonly deviceLimits: ReadonlyMap<string, DeviceLimits>
   /** True when there is anything to send a request to, as far as the configuration can say. */
@@ -79,11 +83,12 @@ export async function loadSettings(
   const aliases = aliasesOf(file, upstreams)
   const spaces = vectorSpacesOf(file)
   const passthrough = passthroughOf(file, upstreams)
+  const discovery = fileDiscoveryOf(file)
   problems.push(...(file?.document.problems() ?? []))
   if (problems.length > 0) throw new ConfigError(problems)
 
   // What is left out here lives on in `upstreams` and `deviceLimits`.
-  const { ollamaUrl, openai, openrouter, deviceLimitsFile, deviceLimitsJson, ...settled } = environment
+  const { ollamaUrl, openai, openrouter, deviceLimitsFile, deviceLimitsJson, discovery: ownDiscovery, ...settled } = environment
   return {
     ...settled,
     configFile: file?.path ?? null,
@@ -94,10 +99,12 @@ export async function loadSettings(
     localOllama,
     aliases,
     prices: new Map(Object.entries(value?.prices ?? {}).map(([model, price]) => [model, tokenPrice(price)])),
+    sameModels: sameModelsOf(value?.same_models ?? {}),
     auto: value?.policy?.auto ?? [],
     ...spaces,
     passthrough,
     queue: queueSettingsOf(value),
+    discovery: { ...ownDiscovery, ...discovery },
     deviceLimits,
     configured: upstreams.length > 0
   }
@@ -259,4 +266,10 @@ function tokenPrice(price: FilePrice): TokenPrice {
         }))
     })
   }
+}
+
+function sameModelsOf(written: Readonly<Record<string, readonly string[]>>): ReadonlyMap<string, string> {
+  return new Map(
+    Object.entries(written).flatMap(([name, others]) => [[name, name] as const, ...others.map(other => [other, name] as const)])
+  )
 }

@@ -1,6 +1,7 @@
 // The command line. Each command is one function in a file of its own; this is their list.
 
 import { Command, CommanderError } from 'commander'
+import { addDeviceCommands } from './commands/devices.ts'
 import { addJobCommands } from './commands/jobs.ts'
 import { ConfigError } from './config.ts'
 
@@ -89,7 +90,22 @@ export async function main(argv: readonly string[]): Promise<void> {
     .action(async options => {
       await (await import('./commands/models.ts')).listModelsCommand(options)
     })
+  models
+    .command('joins')
+    .description('which names were taken for one model, and which only look alike')
+    .option('--json', 'print JSON: {joined, guesses, more_guesses}')
+    .action(async options => {
+      await (await import('./commands/models.ts')).listJoinsCommand(options)
+    })
+  models
+    .command('sync')
+    .description('read the lists of all rented providers now, and say what came, went or changed its price')
+    .option('--json', 'print JSON')
+    .action(async options => {
+      await (await import('./commands/models-sync.ts')).syncModelsCommand(options)
+    })
   addJobCommands(program)
+  addDeviceCommands(program)
   program
     .command('costs')
     .description('what was spent, by provider and by source')

@@ -31,6 +31,11 @@ export function saveDevice(pool: Pool, upstream: Upstream): Promise<void> {
   return upsertDevice(pool, { id: device.id, url: upstream.baseUrl, adapter: upstream.adapter, maxConcurrency: device.maxConcurrency })
 }
 
+/** The context sizes of its models are somebody's will, and replace those that were pinned. */
+export function isContextSet({ device }: Upstream): boolean {
+  return device !== null && (device.numCtx !== null || device.modelLimits?.maxContextK !== undefined)
+}
+
 /** What the machine is called in the database. */
 export function deviceId(upstream: Upstream): string {
   return upstream.device?.id ?? upstream.id

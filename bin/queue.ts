@@ -23,7 +23,10 @@ export interface ProcessQueue {
 }
 
 export interface ProcessQueuePorts
-  extends Pick<QueuePorts, 'processId' | 'listener' | 'catalog' | 'dispatch' | 'load' | 'release' | 'unstored' | 'newId' | 'now' | 'log'> {
+  extends Pick<
+    QueuePorts,
+    'processId' | 'listener' | 'catalog' | 'dispatch' | 'load' | 'isAway' | 'release' | 'unstored' | 'newId' | 'now' | 'log'
+  > {
   readonly settings: Settings
   readonly database: Database
 }

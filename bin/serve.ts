@@ -15,18 +15,20 @@ import { thisOwner } from '../ledger/owner.ts'
 import { recoverJournals } from '../ledger/recover.ts'
 import { registeredPrice } from '../ledger/registry.ts'
 import { createOutbound } from '../outbound/client.ts'
-import { createCleanup } from '../planner/cleanup.ts'
 import { createInventory } from '../planner/inventory.ts'
 import { createDispatch } from '../routing/dispatch.ts'
 import { uuidv7 } from '../routing/ids.ts'
 import { createLoad } from '../routing/load.ts'
 import { createRetryBudget } from '../routing/retries.ts'
 import { unlistedTarget } from '../routing/targets.ts'
+import type { Upstream } from '../routing/types.ts'
+import { fleetChannel, healthChannel } from '../store/channels.ts'
 import { insertCosts, readCosts } from '../store/costs.ts'
 import { knownModels, recordModels } from '../store/devices.ts'
 import { startHeartbeat } from '../store/heartbeat.ts'
 import { findKey, keysChannel, listKeys, revokeKey, sourceWeight } from '../store/keys.ts'
 import { listen } from '../store/listen.ts'
+import { offeredModels } from '../store/models.ts'
 import { removeProcess, seenProcess, silentProcesses, sweepProcesses } from '../store/processes.ts'
 import { releaseProcessSlots } from '../store/slots.ts'
 import { banner } from './banner.ts'
@@ -35,11 +37,13 @@ import { type Database, openDatabase } from './database.ts'
 import { demoTarget } from './demo.ts'
 import { createDimensions } from './dimensions.ts'
 import { ensureAdminKey } from './first-key.ts'
+import { createFleet } from './fleet.ts'
 import { createClusterLimits } from './limits.ts'
 import { portError, urlOf } from './listening.ts'
 import { createLog, logRequest } from './log.ts'
 import { findNeighbours } from './neighbours.ts'
-import { deviceId, saveDevice, withOwnDevice } from './own-device.ts'
+import { deviceId, isContextSet, saveDevice, withOwnDevice } from './own-device.ts'
+import { openPlanner } from './planner.ts'
 import { makeDirectory } from './postgres-binaries.ts'
 import { openQueue } from './queue.ts'
 import { onShutdown } from './shutdown.ts'
@@ -130,23 +134,46 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     aliases: settings.aliases,
     auto: settings.auto,
     prices: { configured: settings.prices, registered: registeredPrice },
+    sameModels: settings.sameModels,
     vectorSpaces: settings.vectorSpaces,
     demo: demoTarget,
     saveDevice: upstream => saveDevice(pool, upstream),
-    saveModels: (upstream, models) => recordModels(pool, deviceId(upstream), models, upstream.device?.numCtx !== null),
+    saveModels: (upstream, models) => recordModels(pool, deviceId(upstream), models, isContextSet(upstream)),
     knownModels: upstream => knownModels(pool, deviceId(upstream)),
+    offeredModels: upstream => offeredModels(pool, upstream.id),
+    policy: settings.modelSync,
     onListed: id => load.forgetMissing(id),
     onState: (upstream, error) =>
       error === null
         ? log.info({ upstream: upstream.id }, 'an upstream answers again')
         : log.warn({ upstream: upstream.id, error: error.logMessage }, 'an upstream does not answer')
   })
-  const [neighbours] = await Promise.all([findNeighbours(outbound, upstreams, firstLookMs), inventory.start(firstLookMs, firstLookNewMs)])
+  const [neighbours] = await Promise.all([findNeighbours(upstreams, firstLookMs), inventory.start(firstLookMs, firstLookNewMs)])
+
+  const fleet = createFleet({
+    settings,
+    pool,
+    processId: identity.id,
+    outbound,
+    upstreams,
+    inFlight: id => load.inFlight(id),
+    onDown(id) {
+      log.warn({ device: id }, 'a machine is away')
+      dispatch.lose(id)
+    },
+    onUp(id) {
+      log.info({ device: id }, 'a machine is here')
+      queue.freed(id)
+    },
+    log: warn
+  })
+  opened.push(fleet.close)
 
   // 4. what decides and runs, and what waits
   const breakers = createBreakers()
-  const listener = listen(database.connection, [keysChannel], (channel, payload) => {
+  const listener = listen(database.connection, [keysChannel, fleetChannel, healthChannel], (channel, payload) => {
     if (channel === keysChannel) keyCache.clear()
+    else if (channel === fleetChannel || channel === healthChannel) fleet.notified(channel, payload)
     else waiting.queue.notified(channel, payload)
   })
   opened.push(listener.close)
@@ -158,6 +185,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     catalog: inventory.catalog,
     dispatch: () => dispatch,
     load,
+    isAway: fleet.isAway,
     release: (deviceId, attemptId) => slots.release(deviceId, attemptId, 0),
     unstored: ledger.unstored,
     newId,
@@ -170,12 +198,24 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   const keyCache = createKeyCache({ find: hash => findKey(pool, hash), isListening: listener.isHealthy, now })
   const limits = createClusterLimits({ pool, processId: identity.id, now, log: warn })
   opened.push(limits.close)
+  const planner = openPlanner({
+    settings,
+    pool,
+    processId: identity.id,
+    adapters,
+    inventory,
+    known: knownServers(settings, upstreams, candidate),
+    newId,
+    log: warn
+  })
+  opened.push(planner.close)
   const dispatch = createDispatch({
     catalog: inventory.catalog,
     adapters,
     breakers,
     load,
     slots,
+    health: fleet.health,
     ledger,
     now,
     newId,
@@ -183,7 +223,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     dimensions: await createDimensions(pool, settings.vectorDimensions, warn),
     localOnly: settings.localOnly,
     random: Math.random,
-    onMissing: target => inventory.refresh(target.upstream.id),
+    onMissing: target => planner.missing(target),
     overflow: queue.overflow
   })
 
@@ -210,6 +250,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
       revoke: id => revokeKey(pool, id)
     },
     jobs: { jobs: queue.jobs, webhooks: queue.webhooks, weightOf: source => sourceWeight(pool, source) },
+    fleet: fleet.routes,
     costs: {
       summary: (period, source) => readCosts(pool, period, source)
     },
@@ -245,9 +286,10 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     clearInterval(chores)
     const until = now() + drainMs
     queue.retire()
-    await Promise.all([gateway.drain(drainMs), cleanup.close()])
+    await Promise.all([gateway.drain(drainMs), planner.close()])
     await queue.close(Math.max(0, until - now()))
     inventory.stop()
+    fleet.close()
     slots.close()
     await limits.close()
     await ledger.close()
@@ -273,9 +315,9 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     sweepProcesses(pool).catch((error: unknown) => warn('old processes could not be forgotten', error))
   }, recoverEveryMs)
   chores.unref()
-  const cleanup = createCleanup({ pool, retentionDays: settings.jobRetentionDays, log: warn })
-  if (role === 'all' || role === 'planner') cleanup.start()
+  planner.start()
   queue.start()
+  await fleet.start(inventory)
 
   const hasServer = role === 'all' || role === 'gateway'
   let newAdminKey: string | null = null
@@ -314,6 +356,17 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
       process.stdout.isTTY
     )
   )
+}
+
+/** What discovery need not look for: those of the configuration, this machine's own Ollama, and this gateway. */
+function knownServers(settings: Settings, upstreams: readonly Upstream[], candidate: Upstream | null): { url: string; name: string }[] {
+  const all = candidate === null ? upstreams : [...upstreams, candidate]
+  const self = { url: `http://127.0.0.1:${settings.port}`, name: 'gateway' }
+  return [
+    ...all.map(upstream => ({ url: upstream.baseUrl, name: upstream.id })),
+    ...all.map(upstream => ({ url: upstream.baseUrl, name: deviceId(upstream) })),
+    self
+  ]
 }
 
 /** Traces, where somebody wants them: otherwise nothing of it is even loaded. */

@@ -23,6 +23,7 @@ import { registerChat } from './routes/chat.ts'
 import { registerCompletions } from './routes/completions.ts'
 import { type CostsPorts, registerCosts } from './routes/costs.ts'
 import { registerEmbeddings } from './routes/embeddings.ts'
+import { type FleetPorts, registerFleet } from './routes/fleet.ts'
 import { registerHealth } from './routes/health.ts'
 import { type JobsPorts, registerJobs } from './routes/jobs.ts'
 import { type KeysPorts, registerKeys } from './routes/keys.ts'
@@ -30,6 +31,7 @@ import { registerMetrics } from './routes/metrics.ts'
 import { registerModels } from './routes/models.ts'
 import { type PassthroughPorts, registerPassthrough } from './routes/passthrough.ts'
 import { registerResponses } from './routes/responses.ts'
+import { cutStalled } from './stalled.ts'
 import { createStreams } from './streams.ts'
 
 export interface AppPorts {
@@ -43,6 +45,7 @@ export interface AppPorts {
   readonly keys: KeysPorts
   readonly jobs: Pick<JobsPorts, 'jobs' | 'webhooks' | 'weightOf'>
   readonly costs: CostsPorts
+  readonly fleet: FleetPorts
   /** What is not interpreted: where it goes, and how it is booked. */
   readonly passthrough: Pick<PassthroughPorts, 'provider' | 'paths' | 'localOnly' | 'ledger' | 'outbound' | 'target'>
   /** Of machines and breakers; the rest of the metrics is counted here. */
@@ -115,6 +118,7 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
       socket.end(rawErrorAnswer(error.code))
     }
   })
+  cutStalled(app.server)
   // Node would answer with an empty 417.
   app.server.on('checkExpectation', (_request, response) => {
     const { status, headers, body } = errorReply(
@@ -150,6 +154,7 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
   registerJobs(app, { ...ports.jobs, dispatch: ports.dispatch, limits: ports.limits, streams, newId: ports.newId, now: Date.now })
   registerKeys(app, ports.keys)
   registerCosts(app, ports.costs)
+  registerFleet(app, ports.fleet)
   registerPassthrough(app, {
     ...ports.passthrough,
     prefixes,

@@ -8,7 +8,7 @@ export interface OutboundRequest {
   readonly origin: string
   /** With the query, beginning with a slash. */
   readonly path: string
-  readonly method: 'GET' | 'POST' | 'DELETE'
+  readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE'
   readonly headers: Readonly<Record<string, string>>
   readonly body: Buffer | string | null
   readonly connectMs: number

@@ -2,12 +2,13 @@
 
 import { GatewayError, toGatewayError } from './errors.ts'
 import type { Load } from './load.ts'
-import type { CallRecord, Ledger, Outcome } from './ports.ts'
+import type { CallRecord, Ledger, MachineHealth, Outcome } from './ports.ts'
 import type { Adapter, Attempt, AttemptEnd, AttemptHandle, AttemptObserver, Caller, Usage } from './types.ts'
 
 export interface CallPorts {
   readonly ledger: Ledger
   readonly load: Load
+  readonly health: Pick<MachineHealth, 'alive'>
   /** Milliseconds of a clock that never jumps. */
   readonly now: () => number
 }
@@ -71,6 +72,7 @@ export function startCall(
   const attemptObserver: AttemptObserver = {
     frames(events, tokens) {
       if (isOver) return true
+      if (target.upstream.device !== null) ports.health.alive(target.upstream.device.id)
       tokensSeen += tokens
       if (ttftMs === null) {
         if (tokens === 0 && heldBytes + events.length <= heldBytesAtMost) {

@@ -21,6 +21,8 @@ export interface CatalogSource {
   readonly prices: PriceBook
   /** Models declared to make the same vectors, by `upstream/model` or by model; any other is a space of its own. */
   readonly vectorSpaces: ReadonlyMap<string, string>
+  /** Other names of a model that is certainly the same one, by each of its names; absent = there are none. */
+  readonly sameAs?: ReadonlyMap<string, readonly string[]>
   /** Answers by name always, and `auto` only when there is nothing else. */
   readonly demo: Target
 }
@@ -86,7 +88,15 @@ export function createCatalog(source: CatalogSource): Catalog {
     const alias = may.alias ? source.aliases.get(name) : undefined
     if (alias !== undefined) return inOrder(alias, random).flatMap(model => named(model, random, { ...may, alias: false }) ?? [])
     if (name === source.demo.model) return [source.demo]
-    return bound(name) ?? byModel.get(canonical(name)) ?? variants(name)
+    return bound(name) ?? everywhere(canonical(name)) ?? variants(name)
+  }
+
+  /** On all servers that have it, under whatever name; by its own name first. */
+  function everywhere(model: string): readonly Target[] | null {
+    const targets = byModel.get(model)
+    const others = source.sameAs?.get(model)
+    if (targets === undefined || others === undefined) return targets ?? null
+    return [...targets, ...others.flatMap(other => byModel.get(other) ?? [])]
   }
 
   /** `upstream/model`, and `ollama/model` for any machine that speaks Ollama. */
@@ -174,7 +184,7 @@ export function createCatalog(source: CatalogSource): Catalog {
     return prefix === 'ollama' ? [null, name.slice(slash + 1)] : [null, name]
   }
 
-  return { source, resolve, spaceOf, models: list(source, byModel) }
+  return { source, resolve, spaceOf, models: list(source, byModel, everywhere) }
 }
 
 /** `x` and `x:latest` are one. */
@@ -201,10 +211,15 @@ function inOrder(alias: Alias, random: number): readonly string[] {
   return [first, ...alias.models.filter(entry => entry !== first)].flatMap(entry => (entry === undefined ? [] : [entry.model]))
 }
 
-function list(source: CatalogSource, byModel: ReadonlyMap<string, readonly Target[]>): readonly CatalogModel[] {
+function list(
+  source: CatalogSource,
+  byModel: ReadonlyMap<string, readonly Target[]>,
+  everywhere: (model: string) => readonly Target[] | null
+): readonly CatalogModel[] {
   const own: CatalogModel[] = []
   const rented: CatalogModel[] = []
-  for (const [id, targets] of byModel) {
+  for (const id of byModel.keys()) {
+    const targets = everywhere(id) ?? []
     ;(targets.some(target => target.upstream.own) ? own : rented).push({ id, targets })
   }
   const named = [...source.aliases.keys()].map(id => ({ id, targets: [] }))

@@ -9,6 +9,7 @@ import type { Caller, Feature, ModelRequest, Operation, Target, VectorSpace } fr
 export type Rejection =
   | 'context'
   | 'cooling_down'
+  | 'down'
   | 'full'
   | 'not_allowed'
   | 'not_chosen'
@@ -48,6 +49,8 @@ export interface DecisionView {
   isOpen(target: Target): boolean
   isDenied(target: Target): boolean
   isMissing(target: Target): boolean
+  /** Its machine is away. */
+  isDown(target: Target): boolean
   coolingMs(target: Target): number
   inFlight(target: Target): number
   averageMs(target: Target): number
@@ -74,7 +77,7 @@ const parameters: Record<Feature, string> = {
 
 /**
  * Numbered in the order they decide:
- * 1. who may see it and can do it at all; 2. who can hold the prompt; 3. who rests or is full;
+ * 1. who may see it and can do it at all; 2. who can hold the prompt; 3. who is away, rests or is full;
  * 4. rank: working before broken, denying and lacking ones, room for the expected prompt, the given order,
  *    own before rented, loaded before cold, least busy, configured order.
  * An open breaker, a refused key and a missing model only rank last: the last target that could answer is never put out.
@@ -119,6 +122,7 @@ function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): 
   // 2
   if (target.contextTokens !== null && input.request.longest.low > target.contextTokens) return 'context'
   // 3
+  if (view.isDown(target)) return 'down'
   if (view.coolingMs(target) > 0) return 'cooling_down'
   const slots = target.upstream.device?.maxConcurrency
   if (slots !== undefined && view.inFlight(target) >= slots) return 'full'
@@ -167,6 +171,9 @@ const able: Record<Operation, string> = { chat: 'answer chat requests', complete
 /** The field of a request that holds its text. */
 const inputOf: Record<Operation, string> = { chat: 'messages', complete: 'prompt', embed: 'input' }
 
+// One that was restarted is seen within half a second.
+const downRetryMs = 2_000
+
 function refusal(input: DecisionInput, rejected: readonly Rejected[], view: DecisionView): GatewayError {
   const { request } = input
   // Of providers that the request is not for, nothing need be said.
@@ -189,6 +196,9 @@ function refusal(input: DecisionInput, rejected: readonly Rejected[], view: Deci
     return new GatewayError('no_capacity', `${model} is busy everywhere it could run now.`, {
       retryAfterMs: retryAfterMs(left('full', 'cooling_down'), view)
     })
+  }
+  if (reasons.has('down')) {
+    return new GatewayError('no_capacity', `${model} is on machines only that do not answer now.`, { retryAfterMs: downRetryMs })
   }
   if (reasons.has('context')) {
     const largest = Math.max(...left('context').map(target => target.contextTokens ?? 0))

@@ -6,7 +6,7 @@ import { formatUsd } from './cost.ts'
 import { type Decision, type DecisionView, decide, type Rejected } from './decide.ts'
 import { GatewayError, toGatewayError } from './errors.ts'
 import type { Load } from './load.ts'
-import type { Breakers, CallRecord, Dimensions, Ledger, Outcome, Reply, Slots } from './ports.ts'
+import type { Breakers, CallRecord, Dimensions, Ledger, MachineHealth, Outcome, Reply, Slots } from './ports.ts'
 import type { RetryBudget } from './retries.ts'
 import { providerOf } from './targets.ts'
 import type { Adapter, Attempt, AttemptHandle, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
@@ -18,6 +18,7 @@ export interface DispatchPorts {
   readonly load: Load
   readonly retries: RetryBudget
   readonly slots: Slots
+  readonly health: MachineHealth
   readonly ledger: Ledger
   readonly dimensions: Dimensions
   readonly localOnly: boolean
@@ -58,15 +59,23 @@ export interface Dispatch {
   canCarry(target: Target, feature: ModelRequest['needs'][number]): boolean
 }
 
+export interface Losing {
+  /** A machine is away: the calls that run there fail now, and go on elsewhere where nothing was sent yet. */
+  lose(deviceId: string): void
+}
+
 // A machine may notice a closed connection after the next call has arrived; its slot is given on a little later.
 const abortedSlotRestMs = 100
 
-export function createDispatch(ports: DispatchPorts): Dispatch {
+export function createDispatch(ports: DispatchPorts): Dispatch & Losing {
+  // What ends the calls that run on each machine.
+  const calling = new Map<string, Set<() => void>>()
   const view: DecisionView = {
     canCarry: (target, feature) => ports.adapters.get(target.upstream.adapter)?.features.has(feature) ?? false,
     isOpen: target => ports.breakers.isOpen(target.id),
     isDenied: target => ports.load.isDenied(target.upstream.id),
     isMissing: target => ports.load.isMissing(target.id),
+    isDown: ({ upstream: { device } }) => device !== null && ports.health.isDown(device.id),
     coolingMs: target => ports.load.cooling(target.id),
     inFlight: target => ports.load.inFlight(target.upstream.id),
     averageMs: target => ports.load.averageMs(target.upstream.id)
@@ -95,8 +104,12 @@ export function createDispatch(ports: DispatchPorts): Dispatch {
   }
 
   return {
-    run: (request, caller, reply, claimed) => createRun({ ports, view, planned, request, caller, reply, claimed: claimed ?? null }),
+    run: (request, caller, reply, claimed) =>
+      createRun({ ports, calling, view, planned, request, caller, reply, claimed: claimed ?? null }),
     plan: (request, caller, mayQueue = false) => planned(request, caller, mayQueue).decision,
+    lose(deviceId) {
+      for (const end of [...(calling.get(deviceId) ?? [])]) end()
+    },
     canCarry: (target, feature) => view.canCarry(target, feature) && (target.features === null || target.features.has(feature))
   }
 }
@@ -115,6 +128,7 @@ function unknownModel(model: string, nearest: readonly string[]): GatewayError {
 
 function createRun({
   ports,
+  calling,
   view,
   planned,
   request,
@@ -123,6 +137,7 @@ function createRun({
   claimed
 }: {
   ports: DispatchPorts
+  calling: Map<string, Set<() => void>>
   view: DecisionView
   planned: (request: ModelRequest, caller: Caller, mayQueue: boolean) => Planned
   request: ModelRequest
@@ -226,6 +241,13 @@ function createRun({
       return finish('failed', lastError ?? allFull())
     }
     let running: AttemptHandle | null = null
+    let isLost = false
+    const lose = (): void => {
+      isLost = true
+      running?.abort()
+    }
+    const here = device === null ? null : (calling.get(device.id) ?? new Set())
+    if (here !== null && device !== null) calling.set(device.id, here.add(lose))
     try {
       handle = running = startCall(
         ports,
@@ -235,13 +257,15 @@ function createRun({
           frames: events => reply.frames(events),
           end(end) {
             if (handle === running) handle = null
+            here?.delete(lose)
             giveBack(end.outcome === 'aborted' ? abortedSlotRestMs : 0)
-            ended(end)
+            ended(isLost && end.outcome === 'aborted' && cancelled === null ? lost(end) : end)
           }
         }
       )
     } catch (error) {
       // What cannot be written down is not spent.
+      here?.delete(lose)
       giveBack(0)
       return finish(
         'failed',
@@ -256,6 +280,11 @@ function createRun({
     if (attempts === 1) ports.retries.count()
     // The client left before there was anything to close.
     if (cancelled !== null) running.abort()
+  }
+
+  function lost(end: CallEnd): CallEnd {
+    const { upstream } = end.target
+    return { ...end, outcome: 'failed', error: new GatewayError('machine_lost', `The machine ${upstream.id} does not answer any more.`) }
   }
 
   /** Vectors of another length than those of the same space, or than were asked for, are of no use to anyone. */
@@ -333,6 +362,8 @@ function createRun({
   function learn(target: Target, error: GatewayError | null): void {
     ports.breakers.record(target.id, error)
     if (error === null || error.code === 'client_gone') return
+    const { device } = target.upstream
+    if (device !== null && error.breaker === 'failure' && error.code !== 'machine_lost') ports.health.failed(device.id)
     if (error.breaker === 'cool_down') ports.load.coolDown(target.id, error.retryAfterMs ?? 1_000)
     if (error.breaker === 'denied') ports.load.deny(target.upstream.id)
     if (error.breaker === 'not_here') {

@@ -176,6 +176,7 @@ const table = {
     publicCode: 'model_not_found'
   },
   upstream_unavailable: { status: 502, type: 'server_error', nextTarget: true, breaker: 'failure', jobRetry: true, shouldRetry: false },
+  machine_lost: { status: 502, type: 'server_error', nextTarget: true, breaker: 'failure', jobRetry: true, shouldRetry: false },
   upstream_refused: { status: 400, type: 'invalid_request_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
   upstream_broke: { status: 502, type: 'server_error', nextTarget: false, breaker: 'failure', jobRetry: true, shouldRetry: false },
   dimension_mismatch: { status: 502, type: 'server_error', nextTarget: true, breaker: 'none', jobRetry: false, shouldRetry: false },

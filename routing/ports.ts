@@ -105,6 +105,15 @@ export interface Slots {
   release(deviceId: string, attemptId: string, afterMs: number): void
 }
 
+/** How machines of ours are, as far as this process has heard. */
+export interface MachineHealth {
+  isDown(deviceId: string): boolean
+  /** It sent something. */
+  alive(deviceId: string): void
+  /** A call there failed: whether anybody is there is found out at once. */
+  failed(deviceId: string): void
+}
+
 /** How long the vectors of a space are: recorded when they are first seen. */
 export interface Dimensions {
   known(space: string): number | null

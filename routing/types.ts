@@ -45,6 +45,21 @@ export interface Device {
   readonly keepAlive: string | number | null
   /** A context size wished for by the configuration, instead of the one found by memory. */
   readonly numCtx: number | null
+  /** Which of its models are used; absent = all. */
+  readonly modelLimits?: ModelLimits
+}
+
+/** What is missing is not limited. */
+export interface ModelLimits {
+  /** Billions of parameters. */
+  readonly maxParamsB?: number
+  /** Of the weights, in GiB. */
+  readonly maxSizeGb?: number
+  /** Of the context a model is loaded with, in 1,024 tokens. */
+  readonly maxContextK?: number
+  /** Names, `*` stands for any characters. */
+  readonly allowModels?: readonly string[]
+  readonly denyModels?: readonly string[]
 }
 
 /** One origin that serves models, with the key that belongs to it and to no other. */
@@ -111,6 +126,18 @@ export interface ModelListing {
   /** For own machines: what the choice of a context size needs. Bytes. */
   readonly memory: ModelMemory | null
   readonly digest: string | null
+  /** How the weights were made; absent where nobody says. */
+  readonly build?: ModelBuild
+}
+
+export interface ModelBuild {
+  readonly family: string | null
+  /** Billions of parameters. */
+  readonly paramsB: number | null
+  /** As GGUF names it: `Q4_K_M`. */
+  readonly quantization: string | null
+  /** `publisher/name` of its weights. */
+  readonly huggingFaceId?: string
 }
 
 export interface ModelMemory {

@@ -7,6 +7,12 @@ export const jobsChannel = 'llm_mcp_jobs'
 /** Jobs that began an attempt or ended, comma separated: for those who follow them from another process. */
 export const changedChannel = 'llm_mcp_changed'
 
+/** Machines or models changed: the upstream that is to be looked at again, empty: all of them. */
+export const fleetChannel = 'llm_mcp_fleet'
+
+/** A machine went or came: `down` or `up`, a space, its id. */
+export const healthChannel = 'llm_mcp_health'
+
 /** What other processes have to say to one: see `Command` in queue/notices.ts. */
 export function toProcess(processId: string): string {
   return `llm_mcp_to_${processId}`

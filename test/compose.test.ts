@@ -38,7 +38,7 @@ const stages = dockerfile.split(/^(?=FROM )/m).slice(1)
 
 /** What a variable reference in the file becomes. */
 function expanded(text: string, env: Readonly<Record<string, string>>): string {
-  return text.replace(/\$\{([A-Z_]+)(?::([-?])([^}]*))?\}/g, (_, name, kind, rest) => {
+  return text.replace(/\$\{([A-Z0-9_]+)(?::([-?])([^}]*))?\}/g, (_, name, kind, rest) => {
     const value = env[name]
     if (value !== undefined && value !== '') return value
     if (kind === '?') throw new Error(`${name}: ${rest}`)
@@ -81,7 +81,7 @@ t.test('no admin key is a refusal, and with one the settings are in order', asyn
 t.test('.env.example knows every variable of the compose file', async t => {
   const known = await read('.env.example')
   const names = Object.values(gateway.environment ?? {}).flatMap(value =>
-    [...value.matchAll(/\$\{([A-Z_]+)/g)].map(match => match[1] as string)
+    [...value.matchAll(/\$\{([A-Z0-9_]+)/g)].map(match => match[1] as string)
   )
   // The database of the compose file is its own affair.
   for (const name of names.filter(name => name !== 'POSTGRES_PASSWORD')) t.match(known, new RegExp(`^#${name}=`, 'm'), name)

@@ -217,15 +217,15 @@ t.test('every setting of the documents is one, and every one is in the documents
   const code = await readFile(join(copy.folder, 'bin/config/environment.ts'), 'utf8')
   // What is read only to be refused is no setting.
   const unready = ['WORKERS']
-  const read = [...code.matchAll(/(?:text|number|choice|secret|url)\('([A-Z_]+)'|environment\.([A-Z_]+)/g)]
+  const read = [...code.matchAll(/(?:text|number|choice|secret|url)\('([A-Z0-9_]+)'|environment\.([A-Z0-9_]+)/g)]
     .map(([, a, b]) => a ?? b)
     .filter(name => name !== undefined && !unready.includes(name) && name === name.toUpperCase())
   const documents = await readFile(join(copy.folder, 'docs/configuration.md'), 'utf8')
   const rows = [...documents.matchAll(/^\| (`[^|]+) \|/gm)].flatMap(([, names = '']) =>
-    [...names.matchAll(/`([A-Z_]{4,})`/g)].map(([, name]) => name)
+    [...names.matchAll(/`([A-Z0-9_]{4,})`/g)].map(([, name]) => name)
   )
   t.same([...new Set(rows)].sort(), [...new Set(read)].sort())
-  const names = [...readme.matchAll(/`((?:LLM_MCP|OPENROUTER|OPENAI|OLLAMA|DATABASE)_[A-Z_]+)`/g)].map(([, name]) => name as string)
+  const names = [...readme.matchAll(/`((?:LLM_MCP|OPENROUTER|OPENAI|OLLAMA|DATABASE)_[A-Z0-9_]+)`/g)].map(([, name]) => name as string)
   for (const name of names) if (name !== 'OPENAI_BASE_URL') t.ok(read.includes(name), name)
 })
 

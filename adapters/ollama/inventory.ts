@@ -2,7 +2,7 @@
 
 import type { Outbound } from '../../outbound/client.ts'
 import { GatewayError } from '../../routing/errors.ts'
-import type { Feature, ModelListing, ModelMemory, Operation, Upstream } from '../../routing/types.ts'
+import type { Feature, ModelBuild, ModelListing, ModelMemory, Operation, Upstream } from '../../routing/types.ts'
 import { failureOfStatus } from './failures.ts'
 import { toOutbound } from './origin.ts'
 import { count, isObject, type Json } from './values.ts'
@@ -26,6 +26,7 @@ interface Entry {
   readonly bytes: number | null
   readonly families: readonly string[]
   readonly contextTokens: number | null
+  readonly build: ModelBuild
 }
 
 /** The same of /api/show. */
@@ -128,7 +129,8 @@ function entriesOf(models: unknown): readonly Entry[] {
       createdAt: secondsOf(model.modified_at),
       bytes: positive(model.size),
       families: familiesOf(details),
-      contextTokens: positive(details.context_length)
+      contextTokens: positive(details.context_length),
+      build: buildOf(details)
     })
   }
   return [...entries.values()]
@@ -190,7 +192,8 @@ function toListing(entry: Entry, show: Show | null, loaded: Json | null): ModelL
     loaded: loaded !== null,
     price: null,
     memory: memoryOf(entry, show, loaded),
-    digest: entry.digest
+    digest: entry.digest,
+    build: entry.build
   }
 }
 
@@ -224,6 +227,17 @@ function cachedHeads(heads: unknown, layers: number | null, allHeads: number | n
   // A long list is sent as null, which says nothing.
   const perLayer = heads === undefined ? allHeads : positive(heads)
   return perLayer === null || layers === null ? null : perLayer * layers
+}
+
+function buildOf(details: Json): ModelBuild {
+  const { family, parameter_size: size, quantization_level: quantization } = details
+  const [, figure, unit] = typeof size === 'string' ? (/^(\d{1,6}(?:\.\d{1,3})?)([KMBT])$/.exec(size) ?? []) : []
+  const scale: Readonly<Record<string, number>> = { K: 1e-6, M: 1e-3, B: 1, T: 1e3 }
+  return {
+    family: typeof family === 'string' && /^[\w.-]{1,64}$/.test(family) ? family : null,
+    paramsB: figure === undefined || unit === undefined ? null : Number((Number(figure) * (scale[unit] as number)).toPrecision(6)),
+    quantization: typeof quantization === 'string' && /^\w{1,32}$/.test(quantization) ? quantization : null
+  }
 }
 
 function familiesOf(details: Json): readonly string[] {

@@ -1,15 +1,15 @@
-// The gateway's HTTP API as the jobs commands use it: one answer or one stream, and in one line what went wrong.
+// The gateway's HTTP API as the commands use it: one answer or one stream, and in one line what went wrong.
 
-import { createOutbound, type OutboundRequest } from '../../../outbound/client.ts'
-import { createSseSplitter } from '../../../outbound/sse.ts'
-import { type ClientOptions, readClientSettings } from '../../config/client.ts'
-import { reasonOf } from '../doctor/check.ts'
-import { createRedactor } from '../doctor/secrets.ts'
-import { plain } from '../print.ts'
-import { eventsOf, type StreamEvent } from './events.ts'
+import { createOutbound, type OutboundRequest } from '../../outbound/client.ts'
+import { createSseSplitter } from '../../outbound/sse.ts'
+import { type ClientOptions, readClientSettings } from '../config/client.ts'
+import { reasonOf } from './doctor/check.ts'
+import { createRedactor } from './doctor/secrets.ts'
+import { eventsOf, type StreamEvent } from './jobs/events.ts'
+import { plain } from './print.ts'
 
 export interface Call {
-  readonly method: 'GET' | 'POST'
+  readonly method: 'GET' | 'PATCH' | 'POST'
   /** Below the gateway's address, with the query. */
   readonly path: string
   readonly body?: unknown

@@ -62,20 +62,20 @@ export function addJobCommands(program: Command): void {
     })
 }
 
-/** What each of them takes. */
-function reachable(command: Command, json = 'print JSON'): Command {
+/** What each command takes that speaks to a running gateway. */
+export function reachable(command: Command, json = 'print JSON'): Command {
   return command
     .option('--url <url>', 'where the gateway is (default: LLM_MCP_URL, or HOST and PORT)')
     .option('--key <key>', 'better set LLM_MCP_KEY: others on this machine can read a command line (else LLM_MCP_ADMIN_KEY)')
     .option('--json', json)
 }
 
-function integer(text: string): number {
+export function integer(text: string): number {
   const value = /^\d{1,9}$/.test(text) ? Number(text) : 0
   if (value >= 1) return value
   throw new InvalidArgumentError('It must be a whole number from 1 on.')
 }
 
-function collect(value: string, before: readonly string[] = []): readonly string[] {
+export function collect(value: string, before: readonly string[] = []): readonly string[] {
   return [...before, value]
 }

@@ -26,10 +26,36 @@ export async function listModelsCommand({ json }: { readonly json?: boolean }): 
   )
 }
 
+/** Prints which names were taken for one model, and which look alike and were not, each with the reason. */
+export async function listJoinsCommand({ json }: { readonly json?: boolean }): Promise<void> {
+  const { joins, unreachable } = await reachableModels(await loadSettings())
+  for (const { id, reason } of unreachable) console.error(`${id} could not be asked: ${plain(reason)}`)
+  const joined = joins.joined.map(({ members, reason }) => ({ names: members.map(({ name }) => name), reason }))
+  if (json === true) return printJson({ joined, guesses: joins.guesses, more_guesses: joins.moreGuesses })
+  if (joined.length > 0)
+    console.log(
+      table(
+        ['one model', 'because'],
+        joined.map(({ names, reason }) => [names.join(', '), reason])
+      )
+    )
+  else console.log('No model has several names.')
+  if (joins.guesses.length === 0) return
+  console.log(
+    `\n${table(
+      ['alike, but not joined', 'because'],
+      joins.guesses.map(({ names, reason }) => [names.join(', '), reason])
+    )}`
+  )
+  console.error('Say in llm-mcp.yaml what is one model: same_models: {name: [other names]}')
+}
+
 export interface Reached {
   /** The objects of GET /v1/models. */
   readonly models: readonly ModelObject[]
   readonly unreachable: readonly { readonly id: string; readonly reason: string }[]
+  /** Which names were taken for one model, and which only look alike. */
+  readonly joins: ReturnType<Inventory['joins']>
 }
 
 /**
@@ -57,12 +83,15 @@ export async function reachableModels(settings: Settings): Promise<Reached> {
     aliases: settings.aliases,
     auto: settings.auto,
     prices: { configured: settings.prices, registered: registeredPrice },
+    sameModels: settings.sameModels,
     // Embeddings are not asked for here.
     vectorSpaces: new Map(),
     demo: demoTarget,
     saveDevice: async () => {},
     saveModels: async (_upstream, models) => [...models],
     knownModels: async () => [],
+    offeredModels: async () => null,
+    policy: settings.modelSync,
     onListed: heard,
     onState: (upstream: Upstream) => heard(upstream.id)
   })
@@ -75,7 +104,7 @@ export async function reachableModels(settings: Settings): Promise<Reached> {
       isAvailable: (id: string) => !away.has(id),
       spaceOf: (id: string) => inventory.catalog().spaceOf(id)
     }
-    return { models: listedModels(inventory.catalog()).map(model => modelObject(model, view)), unreachable }
+    return { models: listedModels(inventory.catalog()).map(model => modelObject(model, view)), unreachable, joins: inventory.joins() }
   } finally {
     inventory.stop()
     await outbound.close()

@@ -3,6 +3,7 @@
 import { isIP } from 'node:net'
 import { resolve } from 'node:path'
 import { nearest } from '../../routing/nearest.ts'
+import type { DiscoverySettings } from './discovery.ts'
 import type { Environment } from './expansion.ts'
 import { shown } from './problems.ts'
 import { maxConcurrencyLimit, maxUsdPerKwh } from './schema.ts'
@@ -39,6 +40,18 @@ export interface OwnSettings {
   /** How long jobs are kept after their end. */
   readonly jobRetentionDays: number
   readonly webhooks: WebhookSettings
+  readonly modelSync: ModelSyncSettings
+}
+
+/** Of the providers' lists of models. */
+export interface ModelSyncSettings {
+  readonly onStartup: boolean
+  /** 0 = only on startup, and when it is asked for. */
+  readonly everyHours: number
+  /** How many of OpenRouter's models are offered. */
+  readonly top: number
+  /** Dearer ones are not: the mean of the prices of a million prompt and a million answer tokens. */
+  readonly maxUsdPer1m: number
 }
 
 export interface WebhookSettings {
@@ -56,6 +69,7 @@ export interface EnvironmentSettings extends OwnSettings {
   readonly ollamaUrl: string | null
   readonly openai: RentedSettings
   readonly openrouter: RentedSettings
+  readonly discovery: Pick<DiscoverySettings, 'everySeconds' | 'tailscaleBin' | 'ollamaPorts'>
   readonly deviceLimitsJson: string | null
   readonly deviceLimitsFile: string | null
 }
@@ -70,6 +84,12 @@ const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 const minAdminKeyLength = 24
 // A century: what it is for is to catch a time in other units.
 const maxRetentionDays = 36_500
+
+const ollamaPort = 11_434
+const ollamaPortsAtMost = 16
+const maxSyncHours = 24 * 366
+// As many as are read of a list.
+const maxSyncTop = 5_000
 
 /** All of ours; another name with our prefix is a typing error, and would be obeyed by nobody. */
 const prefix = 'LLM_MCP_'
@@ -101,11 +121,22 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     openai: openaiSettings(),
     openrouter: { key: secret('OPENROUTER_API_KEY'), url: url('OPENROUTER_UPSTREAM_URL') },
     deviceMaxConcurrency: number('DEVICE_MAX_CONCURRENCY', { least: 1, most: maxConcurrencyLimit, integer: true }),
+    discovery: {
+      everySeconds: number('DISCOVERY_INTERVAL', { least: 0, most: 86_400, integer: true }) ?? 0,
+      tailscaleBin: readTailscaleBin(),
+      ollamaPorts: readOllamaPorts()
+    },
     deviceLimitsJson: text('DEVICE_LIMITS_JSON'),
     deviceLimitsFile: text('DEVICE_LIMITS_FILE'),
     role: choice('LLM_MCP_ROLE', roles) ?? 'all',
     jobRetentionDays: number('JOB_RETENTION_DAYS', { least: 1, most: maxRetentionDays, integer: true }) ?? 30,
-    webhooks: { secret: readWebhookSecret(), allow: readReceivers() }
+    webhooks: { secret: readWebhookSecret(), allow: readReceivers() },
+    modelSync: {
+      onStartup: (number('OPENROUTER_SYNC_ON_STARTUP', { least: 0, most: 1, integer: true }) ?? 1) === 1,
+      everyHours: number('OPENROUTER_SYNC_INTERVAL', { least: 0, most: maxSyncHours, integer: false }) ?? 24,
+      top: number('OPENROUTER_SYNC_TOP', { least: 1, most: maxSyncTop, integer: true }) ?? 100,
+      maxUsdPer1m: number('OPENROUTER_MAX_PRICE_PER_1M', { least: 0, most: 1_000_000, integer: false }) ?? 10
+    }
   }
 
   /**
@@ -239,6 +270,22 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     if ('secret' in parsed) return parsed.secret
     problems.push(`LLM_MCP_WEBHOOK_SECRET ${parsed.fault}`)
     return null
+  }
+
+  /** A path stays one wherever the gateway is started; a bare name is looked for on PATH. */
+  function readTailscaleBin(): string | null {
+    const written = text('TAILSCALE_BIN')
+    return written === null || !/[/\\]/.test(written) ? written : resolve(cwd, written)
+  }
+
+  function readOllamaPorts(): number[] {
+    const written = (text('OLLAMA_PORTS') ?? String(ollamaPort)).split(',').map(port => port.trim())
+    const ports = [...new Set(written.filter(port => port !== ''))]
+    if (ports.length <= ollamaPortsAtMost && ports.every(port => /^\d{1,5}$/.test(port) && Number(port) >= 1 && Number(port) <= 65_535)) {
+      return ports.map(Number)
+    }
+    problems.push(`OLLAMA_PORTS must be up to ${ollamaPortsAtMost} ports, separated by commas, got ${shown(text('OLLAMA_PORTS') ?? '')}`)
+    return [ollamaPort]
   }
 
   function readReceivers(): string[] {

@@ -277,6 +277,36 @@ const queue = {
   errorMessage: 'expected a map with max_waiting, max_jobs, worker_concurrency, …'
 } as const
 
+function texts(maximum: number, description: string) {
+  return {
+    type: 'array',
+    items: { type: 'string', minLength: 1, maxLength: 200, errorMessage: 'expected a text' },
+    maxItems: maximum,
+    uniqueItems: true,
+    description,
+    errorMessage: 'expected a list of texts'
+  } as const
+}
+
+const discovery = {
+  type: ['object', 'null'],
+  additionalProperties: false,
+  properties: {
+    ranges: texts(100, 'Networks (address/bits) that may be contacted, instead of this machine and the tailnet.'),
+    approve: {
+      type: ['object', 'null'],
+      additionalProperties: false,
+      properties: {
+        tags: texts(100, 'Tags of Tailscale, such as tag:gpu: machines with one of them are sent prompts at once.'),
+        names: texts(100, 'Names of machines, * stands for any characters. Their owners choose them: tags are safer.')
+      },
+      errorMessage: 'expected a map with tags and names'
+    }
+  },
+  description: 'How machines are found. They are proposed, and get no prompt until somebody approves them.',
+  errorMessage: 'expected a map with ranges and approve'
+} as const
+
 /** Sections may be empty: `machines:` with all its lines commented out. */
 export const configSchema = {
   $schema: 'http://json-schema.org/draft-07/schema#',
@@ -312,6 +342,13 @@ export const configSchema = {
       description: 'By provider/model, or by model for every provider.',
       errorMessage: 'expected a map of prices by model'
     },
+    same_models: {
+      type: ['object', 'null'],
+      propertyNames: modelName,
+      additionalProperties: modelList('Its other names. An empty list: it is the same as no other.'),
+      description: 'Open-weights models that are one model under several names. What the names say for certain needs no entry.',
+      errorMessage: 'expected a map of lists of model names'
+    },
     vector_spaces: {
       type: ['object', 'null'],
       propertyNames: modelName,
@@ -321,6 +358,7 @@ export const configSchema = {
     },
     passthrough,
     queue,
+    discovery,
     policy: {
       type: ['object', 'null'],
       additionalProperties: false,
@@ -344,7 +382,8 @@ export const configSchema = {
       errorMessage: 'expected a map of policies'
     }
   },
-  errorMessage: 'expected a map with providers, machines, aliases, prices, vector_spaces, passthrough, queue, policy'
+  errorMessage:
+    'expected a map with providers, machines, aliases, prices, same_models, vector_spaces, passthrough, queue, discovery, policy'
 } as const
 
 export const deviceLimitsSchema = {

@@ -2,7 +2,7 @@
 
 import { adapterNames } from '../../adapters/shared/scan.ts'
 import { nearest } from '../../routing/nearest.ts'
-import type { Device, Timeouts, Upstream } from '../../routing/types.ts'
+import type { Device, ModelLimits, Timeouts, Upstream } from '../../routing/types.ts'
 import type { CheckedDocument } from './document.ts'
 import type { EnvironmentSettings, RentedSettings } from './environment.ts'
 import { type DeviceLimits, limitsOf } from './limits.ts'
@@ -84,6 +84,32 @@ export function findUpstreams(sources: Sources): FoundUpstreams {
   return { upstreams: file === null ? upstreams : ordered(upstreams, file), localOllama }
 }
 
+/** A machine as it is used: `overrides` are limits that were set by hand, and stronger than the configuration's. */
+export function withLimits(upstream: Upstream, overrides: DeviceLimits & { readonly watts?: number }): Upstream {
+  const { device } = upstream
+  if (device === null) return upstream
+  const { modelLimits } = modelLimitsOf({ ...device.modelLimits, ...overrides })
+  return {
+    ...upstream,
+    device: {
+      ...device,
+      maxConcurrency: overrides.maxConcurrency ?? device.maxConcurrency,
+      watts: overrides.watts ?? device.watts,
+      vramGb: overrides.vramGb ?? device.vramGb,
+      ramGb: overrides.ramGb ?? device.ramGb,
+      ...(modelLimits !== undefined && { modelLimits })
+    }
+  }
+}
+
+/** A machine that was found and approved: with the limits that the configuration has for its name, and for all. */
+export function foundUpstream(
+  machine: { readonly id: string; readonly url: string; readonly type: string },
+  defaults: DeviceDefaults
+): Upstream {
+  return machineUpstream(machine.id, { url: machine.url, type: machine.type }, defaults)
+}
+
 /** The machine's own Ollama, as an upstream with the limits of any other machine; null when there is none to add. */
 export function localOllamaUpstream(
   settings: DeviceDefaults & { readonly localOllama: LocalOllama | null },
@@ -162,8 +188,20 @@ function deviceOf(id: string, machine: FileMachine, { deviceLimits, deviceMaxCon
     vramGb,
     ramGb,
     keepAlive: !speaksOllama(machine) ? null : machine.keep_alive === undefined ? defaultKeepAlive : machine.keep_alive,
-    numCtx: machine.num_ctx ?? null
+    numCtx: machine.num_ctx ?? null,
+    ...modelLimitsOf(limits)
   }
+}
+
+function modelLimitsOf({ maxParamsB, maxSizeGb, maxContextK, allowModels, denyModels }: DeviceLimits): Pick<Device, 'modelLimits'> {
+  const modelLimits: ModelLimits = {
+    ...(maxParamsB !== undefined && { maxParamsB }),
+    ...(maxSizeGb !== undefined && { maxSizeGb }),
+    ...(maxContextK !== undefined && { maxContextK }),
+    ...(allowModels !== undefined && { allowModels }),
+    ...(denyModels !== undefined && { denyModels })
+  }
+  return Object.keys(modelLimits).length === 0 ? {} : { modelLimits }
 }
 
 function fileProviders({ value, document }: NonNullable<Sources['file']>): Upstream[] {

@@ -3,6 +3,15 @@
 import { chatDocs, chatSchemas, completionsDocs } from './chat.ts'
 import { costsDocs, costsSchemas } from './costs.ts'
 import { embeddingsDocs, embeddingsSchemas } from './embeddings.ts'
+import {
+  deviceDocs,
+  fleetSchemas,
+  lastDiscoveryDocs,
+  listDevicesDocs,
+  offlineDeviceDocs,
+  patchDeviceDocs,
+  runDiscoveryDocs
+} from './fleet.ts'
 import { cancelJobDocs, jobDocs, jobsSchemas, listJobsDocs, redeliverJobDocs, retryJobDocs, streamJobDocs, submitJobDocs } from './jobs.ts'
 import { createKeyDocs, deleteKeyDocs, keysSchemas, listKeysDocs } from './keys.ts'
 import { modelDocs, modelsDocs, modelsSchemas } from './models.ts'
@@ -43,6 +52,12 @@ const described: Readonly<Record<string, OperationDocs>> = {
   'POST /v1/jobs/{id}/retry': retryJobDocs,
   'POST /v1/jobs/{id}/webhook': redeliverJobDocs,
   'GET /v1/jobs/{id}/stream': streamJobDocs,
+  'GET /v1/devices': listDevicesDocs,
+  'GET /v1/devices/{id}': deviceDocs,
+  'PATCH /v1/devices/{id}': patchDeviceDocs,
+  'POST /v1/devices/offline': offlineDeviceDocs,
+  'POST /v1/discovery/run': runDiscoveryDocs,
+  'GET /v1/discovery/last': lastDiscoveryDocs,
   'POST /v1/keys': createKeyDocs,
   'GET /v1/keys': listKeysDocs,
   'DELETE /v1/keys/{id}': deleteKeyDocs,
@@ -71,7 +86,7 @@ export function openApiDocument(facts: DocumentFacts): OpenApiDocument {
     },
     servers: [{ url: '/' }],
     security: [{ key: [] }],
-    tags: ['Models', 'Jobs', 'Passed through', 'Keys', 'Costs', 'Operation'].map(name => ({ name })),
+    tags: ['Models', 'Jobs', 'Passed through', 'Machines', 'Keys', 'Costs', 'Operation'].map(name => ({ name })),
     paths,
     components: {
       ...components,
@@ -82,6 +97,7 @@ export function openApiDocument(facts: DocumentFacts): OpenApiDocument {
         ...responsesSchemas,
         ...modelsSchemas,
         ...jobsSchemas,
+        ...fleetSchemas,
         ...keysSchemas,
         ...costsSchemas
       }

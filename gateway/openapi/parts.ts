@@ -15,7 +15,7 @@ export interface OperationDocs extends Part {
   readonly responses: Part
 }
 
-export type Tag = 'Models' | 'Jobs' | 'Passed through' | 'Keys' | 'Costs' | 'Operation'
+export type Tag = 'Models' | 'Jobs' | 'Passed through' | 'Machines' | 'Keys' | 'Costs' | 'Operation'
 
 export function ref(kind: 'schemas' | 'responses' | 'headers' | 'parameters', name: string): Part {
   return { $ref: `#/components/${kind}/${name}` }

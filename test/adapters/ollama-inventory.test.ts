@@ -54,7 +54,9 @@ t.test("a machine's models are listed with what they can do and need", async t =
   const { baseUrl } = await machine(t, {
     tags: {
       models: [
-        tag('llama3.1:8b'),
+        tag('llama3.1:8b', {
+          details: { family: 'llama', families: ['llama'], parameter_size: '8.03B', quantization_level: 'Q4_K_M' }
+        }),
         tag('qwen3:8b'),
         tag('nomic-embed-text:latest'),
         tag('old:latest'),
@@ -99,7 +101,8 @@ t.test("a machine's models are listed with what they can do and need", async t =
         loadedBytes: null,
         loadedVramBytes: null
       },
-      digest: 'digest-of-llama3.1:8b'
+      digest: 'digest-of-llama3.1:8b',
+      build: { family: 'llama', paramsB: 8.03, quantization: 'Q4_K_M' }
     },
     {
       model: 'qwen3:8b',
@@ -117,7 +120,8 @@ t.test("a machine's models are listed with what they can do and need", async t =
         loadedBytes: 7_000_000_000,
         loadedVramBytes: 6_000_000_000
       },
-      digest: 'digest-of-qwen3:8b'
+      digest: 'digest-of-qwen3:8b',
+      build: { family: 'llama', paramsB: null, quantization: null }
     },
     {
       model: 'nomic-embed-text:latest',
@@ -129,7 +133,8 @@ t.test("a machine's models are listed with what they can do and need", async t =
       loaded: false,
       price: null,
       memory: { weightBytes: 5_000_000_000, kvBytesPerToken: null, loadedContextTokens: null, loadedBytes: null, loadedVramBytes: null },
-      digest: 'digest-of-nomic-embed-text:latest'
+      digest: 'digest-of-nomic-embed-text:latest',
+      build: { family: 'llama', paramsB: null, quantization: null }
     },
     {
       model: 'old:latest',
@@ -141,7 +146,8 @@ t.test("a machine's models are listed with what they can do and need", async t =
       loaded: false,
       price: null,
       memory: { weightBytes: 5_000_000_000, kvBytesPerToken: 131_072, loadedContextTokens: null, loadedBytes: null, loadedVramBytes: null },
-      digest: 'digest-of-old:latest'
+      digest: 'digest-of-old:latest',
+      build: { family: 'llama', paramsB: null, quantization: null }
     },
     {
       model: 'old-bert:latest',
@@ -153,7 +159,8 @@ t.test("a machine's models are listed with what they can do and need", async t =
       loaded: false,
       price: null,
       memory: { weightBytes: 5_000_000_000, kvBytesPerToken: null, loadedContextTokens: null, loadedBytes: null, loadedVramBytes: null },
-      digest: 'digest-of-old-bert:latest'
+      digest: 'digest-of-old-bert:latest',
+      build: { family: 'nomic-bert', paramsB: null, quantization: null }
     }
   ])
 })

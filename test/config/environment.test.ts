@@ -28,6 +28,7 @@ t.test('with nothing set, every setting has its default', async t => {
     localOllama: { id: 'ollama', url: 'http://127.0.0.1:11434', explicit: false },
     aliases: new Map(),
     prices: new Map(),
+    sameModels: new Map(),
     auto: [],
     vectorSpaces: new Map(),
     vectorDimensions: new Map(),
@@ -37,6 +38,8 @@ t.test('with nothing set, every setting has its default', async t => {
     role: 'all',
     jobRetentionDays: 30,
     webhooks: { secret: null, allow: [] },
+    discovery: { everySeconds: 0, tailscaleBin: null, ollamaPorts: [11_434], ranges: null, approve: { tags: [], names: [] } },
+    modelSync: { onStartup: true, everyHours: 24, top: 100, maxUsdPer1m: 10 },
     queue: { maxWaiting: 10_000, maxWaitingPerSource: 1_000, maxJobs: 1_000_000, maxJobsPerSource: 100_000, workerConcurrency: 64 },
     configured: false
   })
@@ -82,6 +85,10 @@ t.test('a good variable becomes its setting', async t => {
     [{ LLM_MCP_ROLE: 'planner', WORKERS: '1' }, { role: 'planner' }],
     [{ JOB_RETENTION_DAYS: '1' }, { jobRetentionDays: 1 }],
     [{ JOB_RETENTION_DAYS: '' }, { jobRetentionDays: 30 }],
+    [
+      { OPENROUTER_SYNC_ON_STARTUP: '0', OPENROUTER_SYNC_INTERVAL: '0.5', OPENROUTER_SYNC_TOP: '5', OPENROUTER_MAX_PRICE_PER_1M: '0' },
+      { modelSync: { onStartup: false, everyHours: 0.5, top: 5, maxUsdPer1m: 0 } }
+    ],
     [{ OPENAI_API_KEY: 'sk-llm-a-key-of-our-own-0123456789' }, { configured: false, upstreams: [] }],
     [
       { OPENAI_BASE_URL: 'http://127.0.0.1:4000/v1', OPENAI_API_BASE: 'http://x' },
@@ -140,6 +147,10 @@ t.test('a bad variable is named, with what was expected and what it holds', asyn
     [{ LLM_MCP_FOO: '' }, /^LLM_MCP_FOO is not a setting, known are LLM_MCP_ADMIN_KEY, /],
     [{ LLM_MCP_ROLE: 'woker' }, 'LLM_MCP_ROLE must be all, gateway, worker or planner, got "woker"'],
     [{ JOB_RETENTION_DAYS: '0' }, 'JOB_RETENTION_DAYS must be an integer from 1 to 36500, got "0"'],
+    [{ OLLAMA_PORTS: '11434, 0' }, 'OLLAMA_PORTS must be up to 16 ports, separated by commas, got "11434, 0"'],
+    [{ DISCOVERY_INTERVAL: '-1' }, 'DISCOVERY_INTERVAL must be an integer from 0 to 86400, got "-1"'],
+    [{ OPENROUTER_SYNC_ON_STARTUP: 'yes' }, 'OPENROUTER_SYNC_ON_STARTUP must be an integer from 0 to 1, got "yes"'],
+    [{ OPENROUTER_SYNC_TOP: '0' }, 'OPENROUTER_SYNC_TOP must be an integer from 1 to 5000, got "0"'],
     [{ JOB_RETENTION_DAYS: '0.5' }, /^JOB_RETENTION_DAYS must be an integer/],
     [{ LLM_MCP_WEBHOOK_SECRT: 'hunter2' }, 'LLM_MCP_WEBHOOK_SECRT is not a setting, did you mean LLM_MCP_WEBHOOK_SECRET?'],
     [{ DEVICE_LIMITS_FILE: 'nope.json' }, 'nope.json: cannot be read (no such file)']

@@ -23,12 +23,13 @@ t.test('the example loads, without a key and with all of them', async t => {
 
 t.test('.env.example holds every setting, each with a value that is accepted', async t => {
   const text = await readFile(join(root, '.env.example'), 'utf8')
-  const settings = new Map([...text.matchAll(/^#([A-Z_]+)=(.*)$/gm)].map(([, name = '', value = '']) => [name, value]))
+  const settings = new Map([...text.matchAll(/^#([A-Z0-9_]+)=(.*)$/gm)].map(([, name = '', value = '']) => [name, value]))
   t.same([...settings.keys()].sort(), [
     'DATABASE_URL',
     'DEVICE_LIMITS_FILE',
     'DEVICE_LIMITS_JSON',
     'DEVICE_MAX_CONCURRENCY',
+    'DISCOVERY_INTERVAL',
     'ELECTRICITY_USD_PER_KWH',
     'HOST',
     'JOB_RETENTION_DAYS',
@@ -43,12 +44,18 @@ t.test('.env.example holds every setting, each with a value that is accepted', a
     'LLM_MCP_WEBHOOK_SECRET',
     'LOG_LEVEL',
     'OLLAMA_HOST',
+    'OLLAMA_PORTS',
     'OPENAI_API_KEY',
     'OPENAI_UPSTREAM_URL',
     'OPENROUTER_API_KEY',
+    'OPENROUTER_MAX_PRICE_PER_1M',
+    'OPENROUTER_SYNC_INTERVAL',
+    'OPENROUTER_SYNC_ON_STARTUP',
+    'OPENROUTER_SYNC_TOP',
     'OPENROUTER_UPSTREAM_URL',
     'OTEL_EXPORTER_OTLP_ENDPOINT',
-    'PORT'
+    'PORT',
+    'TAILSCALE_BIN'
   ])
   // Empty on purpose, and refused when it is; the files need to be there.
   settings.delete('LLM_MCP_ADMIN_KEY')

@@ -40,11 +40,22 @@ async function listening(t: Test, dispatch: Dispatch): Promise<{ gateway: Gatewa
     keyCache,
     keys: { create: never, list: never, revoke: never },
     jobs: {
-      jobs: { submit: never, earlier: never, find: never, list: never, cancel: never, retry: never, redeliver: never, watch: never },
+      jobs: {
+        submit: never,
+        earlier: never,
+        find: never,
+        result: never,
+        list: never,
+        cancel: never,
+        retry: never,
+        redeliver: never,
+        watch: never
+      },
       webhooks: null,
       weightOf: async () => null
     },
     costs: { summary: never },
+    fleet: { list: never, find: never, patch: never, view: () => ({ used: null }), discover: never, lastDiscovery: never, check: never },
     pingDatabase: async () => {},
     auth: false,
     allowedHosts: [],

@@ -207,7 +207,7 @@ t.test('a job that is over comes anew: behind what its source has waiting, charg
     status: 'queued',
     tag: '9000',
     attempts: 0,
-    attempt_no: 1,
+    attempt_no: 2,
     result: null,
     webhook_status: 'waiting',
     webhook_error: null

@@ -3,11 +3,12 @@
 import { randomUUID } from 'node:crypto'
 import type { Test } from 'tap'
 import { type Boss, startBoss, ticketQueue } from '../../queue/boss.ts'
-import type { Pool } from '../../store/pool.ts'
+import type { Connection, Pool } from '../../store/pool.ts'
 import { createDatabase } from '../support/cluster.ts'
 
 export interface Rows {
   readonly pool: Pool
+  readonly connection: Connection
   readonly boss: Boss
   /** Inserts a job, queued if not said otherwise, with the ticket that belongs to it; a running one has an attempt. Returns its id. */
   job(row?: Readonly<Record<string, unknown>>, ticket?: 'none' | 'waiting'): Promise<string>
@@ -33,6 +34,7 @@ export async function createRows(t: Test): Promise<Rows> {
 
   return {
     pool,
+    connection,
     boss,
     async job(row = {}, ticket = 'waiting') {
       made += 1

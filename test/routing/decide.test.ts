@@ -70,6 +70,7 @@ interface Moment {
   readonly open?: readonly string[]
   readonly denied?: readonly string[]
   readonly missing?: readonly string[]
+  readonly down?: readonly string[]
   readonly coolingMs?: Readonly<Record<string, number>>
   readonly inFlight?: Readonly<Record<string, number>>
   readonly averageMs?: Readonly<Record<string, number>>
@@ -81,6 +82,7 @@ function viewOf(moment: Moment = {}): DecisionView {
     isOpen: ({ id }) => moment.open?.includes(id) ?? false,
     isDenied: ({ id }) => moment.denied?.includes(id) ?? false,
     isMissing: ({ id }) => moment.missing?.includes(id) ?? false,
+    isDown: ({ id }) => moment.down?.includes(id) ?? false,
     coolingMs: ({ id }) => moment.coolingMs?.[id] ?? 0,
     inFlight: ({ id }) => moment.inFlight?.[id] ?? 0,
     averageMs: ({ id }) => moment.averageMs?.[id] ?? 0
@@ -131,6 +133,7 @@ t.test('a target that cannot take the request is left out, with the reason', asy
     ['the low estimate just fits', [own('a', { contextTokens: 100 })], {}, null],
     ['only the expected size is too long', [own('a', { contextTokens: 299 })], {}, null],
     ['the context is unknown', [own('a')], { request: { prompt: { low: 1e9, expected: 1e9 } } }, null],
+    ['its machine is away', [own('a')], { moment: { down: ['a'] } }, 'down'],
     ['it rests', [own('a')], { moment: { coolingMs: { a: 1 } } }, 'cooling_down'],
     ['all places are taken', [own('a')], { moment: { inFlight: { a: 2 } } }, 'full'],
     ['one place is left', [own('a')], { moment: { inFlight: { a: 1 } } }, null],
@@ -423,6 +426,7 @@ function build(given: Situation): { input: DecisionInput; view: DecisionView } {
       isOpen: target => of(target).open,
       isDenied: target => of(target).denied,
       isMissing: target => of(target).missing,
+      isDown: () => false,
       coolingMs: target => of(target).coolingMs,
       inFlight: target => of(target).inFlight,
       averageMs: target => of(target).averageMs
@@ -545,4 +549,14 @@ t.test('a request for certain providers goes to no other, and says so where they
   })
   const full = decideOn(targets, { request: { providers: ['ollama'] }, moment: { inFlight: { rtx: 2 } } })
   t.match(refusalOf(full), { code: 'no_capacity' }, 'what is wrong with the others does not matter')
+})
+
+t.test('a machine that is away is no reason to wait, but its neighbour that is full is', async t => {
+  const error = refusalOf(decideOn([own('a')], { moment: { down: ['a'] }, mayQueue: true }))
+  t.match(error, { code: 'no_capacity', retryAfterMs: 2_000, message: /do not answer now/ })
+  t.match(decideOn([own('a'), own('b')], { moment: { down: ['a'], inFlight: { b: 2 } }, mayQueue: true }), {
+    action: 'enqueue',
+    feasible: [{ id: 'b' }]
+  })
+  t.same(rankedIds(decideOn([own('a'), rented('b')], { moment: { down: ['a'] } })), ['b'])
 })

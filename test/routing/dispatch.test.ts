@@ -117,6 +117,7 @@ function createWorld(world: World) {
   let run: Run | null = null
   let retriesLeft = world.retriesLeft ?? 3
   const log: string[] = []
+  const failed: string[] = []
   const launched: Launched[] = []
   const settlements: Settlement[] = []
   const facts: ReplyFacts[] = []
@@ -180,6 +181,11 @@ function createWorld(world: World) {
   const ports: DispatchPorts = {
     catalog: () => catalog,
     adapters: new Map([['fake', adapter]]),
+    health: {
+      isDown: () => false,
+      alive: () => {},
+      failed: id => void failed.push(id)
+    },
     breakers: { isOpen: () => false, begin: () => {}, record: (id, error) => recorded.push(`${id} ${error?.code ?? 'ok'}`) },
     load,
     retries: {
@@ -256,6 +262,7 @@ function createWorld(world: World) {
     }
   }
 
+  const dispatch = createDispatch(ports)
   return {
     log,
     errors,
@@ -273,9 +280,12 @@ function createWorld(world: World) {
       nowMs += ms
     },
     send(request: Partial<ModelRequest> = {}): Run {
-      run = createDispatch(ports).run(requestFor(request), caller, reply)
+      run = dispatch.run(requestFor(request), caller, reply)
       return run
     },
+    lose: dispatch.lose,
+    /** Machines on which a call failed. */
+    failed,
     /** The call running now. */
     now(): Launched {
       const last = launched.at(-1)
@@ -1081,4 +1091,53 @@ t.test('after our own second try, or where money may be gone, a client is told n
   dear.send()
   dear.now().end(limited)
   t.equal(told(dear), false, 'an unknown price is not none')
+})
+
+t.test('a machine that goes away: what has not begun goes on elsewhere, what has ends with an error', async t => {
+  const [first, second] = [own('first'), own('second')]
+  const early = createWorld({ targets: [first, second] })
+  early.send({ stream: true })
+  await turn()
+  early.lose('elsewhere')
+  t.equal(early.launched.length, 1, 'another machine is not meant')
+  early.lose('first-box')
+  await turn(3)
+  t.equal(early.now().attempt.target.id, second.id)
+  early.lose('first-box')
+  t.equal(early.launched.length, 2, 'nothing runs there any more')
+  early.now().frames('hello', 1)
+  early.now().end()
+  await turn(3)
+  t.match(early.summary(), { outcome: 'ok', calls: [{ error: { code: 'machine_lost' }, outcome: 'failed' }, { error: null }] })
+  t.same(early.faults(), [])
+
+  const late = createWorld({ targets: [first, second] })
+  late.send({ stream: true })
+  await turn()
+  late.now().frames('hel', 1)
+  late.lose('first-box')
+  await turn(3)
+  t.match(late.errors, [{ code: 'machine_lost', message: 'The machine first does not answer any more.' }])
+  t.equal(late.launched.length, 1)
+  t.same(late.faults(), [])
+  t.same(late.failed, [], 'that it is away is known')
+})
+
+t.test('whoever left is not told of a machine that went away, and a failed call lets the machine be asked', async t => {
+  const gone = createWorld({ targets: [own('first')] })
+  const run = gone.send()
+  await turn()
+  run.cancel(null)
+  gone.lose('first-box')
+  await turn(3)
+  t.match(gone.summary(), { outcome: 'aborted' })
+  t.same(gone.errors, [])
+  t.same(gone.faults(), [])
+
+  const failing = createWorld({ targets: [own('first')] })
+  failing.send()
+  await turn()
+  failing.now().end(failure('upstream_unavailable'))
+  await turn(3)
+  t.same(failing.failed, ['first-box'])
 })

@@ -32,6 +32,7 @@ const rows: Record<ErrorCode, Row> = {
   upstream_denied: [502, 'server_error', true, 'denied', true, false],
   upstream_lacks_model: [404, 'invalid_request_error', true, 'not_here', true, false],
   upstream_unavailable: [502, 'server_error', true, 'failure', true, false],
+  machine_lost: [502, 'server_error', true, 'failure', true, false],
   upstream_refused: [400, 'invalid_request_error', false, 'none', false, false],
   upstream_broke: [502, 'server_error', false, 'failure', true, false],
   dimension_mismatch: [502, 'server_error', true, 'none', false, false],

@@ -36,6 +36,7 @@ export async function routeTable(corsOrigins: readonly string[]): Promise<readon
         submit: unasked,
         earlier: unasked,
         find: unasked,
+        result: unasked,
         list: unasked,
         cancel: unasked,
         retry: unasked,
@@ -46,6 +47,15 @@ export async function routeTable(corsOrigins: readonly string[]): Promise<readon
       weightOf: async () => null
     },
     costs: { summary: unasked },
+    fleet: {
+      list: unasked,
+      find: unasked,
+      patch: unasked,
+      view: unasked,
+      discover: unasked,
+      lastDiscovery: unasked,
+      check: unasked
+    },
     passthrough: {
       provider,
       paths: ['audio', 'images', 'moderations'],

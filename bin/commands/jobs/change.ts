@@ -1,7 +1,7 @@
 // llm-mcp jobs cancel, retry: one after the other; one that cannot be does not keep the others from it.
 
+import { withClient } from '../client.ts'
 import { plain, printJson } from '../print.ts'
-import { withClient } from './client.ts'
 import { readJob } from './job.ts'
 import { type JobOptions, jobPath } from './path.ts'
 

@@ -1,7 +1,7 @@
 // Follows a job's stream over as many connections as it takes: after each cut it goes on where the last one stopped.
 
 import { setTimeout as wait } from 'node:timers/promises'
-import type { GatewayClient } from './client.ts'
+import type { GatewayClient } from '../client.ts'
 import type { StreamEvent } from './events.ts'
 
 export interface FollowOptions {

@@ -1,7 +1,7 @@
 // llm-mcp jobs list: the newest jobs, a line each, no wider than 100 columns.
 
+import { withClient } from '../client.ts'
 import { plain, printJson, table } from '../print.ts'
-import { withClient } from './client.ts'
 import { age, fieldsOf, type Job, readJob, textOf } from './job.ts'
 import type { JobOptions } from './path.ts'
 

@@ -1,7 +1,7 @@
 // llm-mcp jobs show: everything about one job, its answer last.
 
+import { withClient } from '../client.ts'
 import { plain, printJson } from '../print.ts'
-import { withClient } from './client.ts'
 import { age, answerText, dollars, type Job, readJob, seconds } from './job.ts'
 import { type JobOptions, jobPath } from './path.ts'
 

@@ -1,7 +1,7 @@
 // llm-mcp jobs watch: follows a job to its end, tokens to stdout as they come, progress to stderr.
 
+import { type GatewayClient, withClient } from '../client.ts'
 import { printJson } from '../print.ts'
-import { type GatewayClient, withClient } from './client.ts'
 import type { StreamEvent } from './events.ts'
 import { follow } from './follow.ts'
 import { answerText, chunkText, dollars, type Job, readJob, seconds } from './job.ts'

@@ -1,0 +1,139 @@
+// One run of discovery: looks around, compares with what was known, writes it down, and says what came of it.
+
+import { matchesAny } from '../../routing/patterns.ts'
+import { beginDiscovery, type FoundDevice, finishDiscovery, listDevices, saveFound } from '../../store/fleet.ts'
+import type { Pool } from '../../store/pool.ts'
+import { compare } from './compare.ts'
+import { type FoundMachine, type LookResult, look } from './look.ts'
+import type { Probe } from './probe.ts'
+import { readTailscale, type TailscaleReading } from './tailscale.ts'
+
+export interface ApprovalRules {
+  /** Of Tailscale (`tag:gpu`); names of machines may have `*`. */
+  readonly tags: readonly string[]
+  readonly names: readonly string[]
+}
+
+export interface DiscoveryPorts {
+  readonly pool: Pool
+  readonly probe: Probe
+  /** Null = found on PATH. */
+  readonly tailscaleBin: string | null
+  /** Of Ollama, on each machine. */
+  readonly ports: readonly number[]
+  /** What the configuration names, and this gateway itself. */
+  readonly known: readonly { readonly url: string; readonly name: string }[]
+  readonly approve: ApprovalRules
+  /** Of this process: addresses like 127.0.0.1 mean something on it alone. */
+  readonly host: string
+  readonly newId: () => string
+  readonly now: () => number
+  readonly tailscale?: (signal: AbortSignal) => Promise<TailscaleReading>
+}
+
+/** As GET /v1/discovery/last shows it. */
+export interface DiscoveryResult {
+  readonly tailscale: LookResult['tailscale']
+  readonly found: readonly { readonly id: string; readonly url: string; readonly models: number; readonly version: string | null }[]
+  readonly added: readonly string[]
+  readonly changed: readonly { readonly id: string; readonly fields: readonly string[] }[]
+  readonly gone: readonly string[]
+  readonly unreachable: LookResult['unreachable']
+  readonly took_ms: number
+}
+
+// What a person may want to read of those that did not answer.
+const unreachableAtMost = 200
+
+/** Returns what is written down. Throws what kept it from looking; then the run is written down as failed. */
+export async function discover(ports: DiscoveryPorts, signal: AbortSignal): Promise<DiscoveryResult> {
+  const { pool, host } = ports
+  const id = ports.newId()
+  await beginDiscovery(pool, id)
+  try {
+    const devices = (await listDevices(pool)).filter(({ key, onlyHost }) => key !== null && (onlyHost === null || onlyHost === host))
+    const before = devices.map(device => ({
+      id: device.id,
+      isGone: device.goneAt !== null,
+      key: plainKey(device.key as string),
+      url: device.url,
+      kind: device.adapter === 'openai' ? ('openai' as const) : ('ollama' as const),
+      os: device.os,
+      tags: device.tags,
+      version: device.version
+    }))
+    const read = ports.tailscale ?? ((on: AbortSignal) => readTailscale({ command: ports.tailscaleBin, signal: on }))
+    const seen = await look({
+      tailscale: await read(signal),
+      ports: ports.ports,
+      known: ports.known,
+      names: new Map(before.map(device => [device.key, device.id])),
+      probe: ports.probe,
+      now: ports.now,
+      signal
+    })
+    const isReadable = seen.tailscale.state === 'running'
+    const { added, changed, gone } = compare(before, seen.found, isReadable)
+    // An address keeps its name when Tailscale comes to know it, or forgets it.
+    const nameOf = new Map(changed.map(({ before: device, machine }) => [machine.key, device.id]))
+    const found = seen.found.map(machine => toDevice(machine, nameOf.get(machine.key) ?? machine.name, ports))
+    const missing = gone.filter(({ isGone, key }) => !isGone && isJudged(key, isReadable))
+    await saveFound(
+      pool,
+      found,
+      missing.map(device => device.id)
+    )
+    const back = before.filter(device => device.isGone && seen.found.some(({ key }) => key === device.key))
+    const result: DiscoveryResult = {
+      tailscale: seen.tailscale,
+      found: found.map(device => ({ id: device.id, url: device.url, models: device.modelCount, version: device.version })),
+      added: [...added.map(({ name }) => name), ...back.map(device => device.id)],
+      changed: changed.map(({ before: device, fields }) => ({ id: device.id, fields })),
+      gone: missing.map(device => device.id),
+      unreachable: seen.unreachable.slice(0, unreachableAtMost),
+      took_ms: Math.round(seen.tookMs)
+    }
+    await finishDiscovery(pool, id, result, null)
+    return result
+  } catch (error) {
+    await finishDiscovery(pool, id, null, error instanceof Error ? error.message : String(error)).catch(() => {})
+    throw error
+  }
+}
+
+/** Without Tailscale nothing is known of the tailnet, but this machine's own neighbours were asked. */
+function isJudged(key: string, isReadable: boolean): boolean {
+  return isReadable || key.startsWith('http://127.')
+}
+
+function toDevice(machine: FoundMachine, id: string, { host, approve }: DiscoveryPorts): FoundDevice {
+  const isHere = isLoopback(machine.url)
+  return {
+    id,
+    key: isHere ? `${host} ${machine.key}` : machine.key,
+    url: machine.url,
+    adapter: machine.kind,
+    origin: machine.origin,
+    onlyHost: isHere ? host : null,
+    os: machine.os,
+    tags: machine.tags,
+    version: machine.version,
+    modelCount: machine.modelCount,
+    isApproved: machine.tags.some(tag => approve.tags.includes(tag)) || matchesAny(approve.names, [id])
+  }
+}
+
+function isLoopback(url: string): boolean {
+  const { hostname } = new URL(url)
+  return hostname.startsWith('127.') || hostname === '[::1]'
+}
+
+/** As `look` has it: without the host that it is for. */
+function plainKey(key: string): string {
+  return key.slice(key.indexOf(' ') + 1)
+}
+
+/** One line for people. */
+export function discoveryNote({ tailscale, found, added, changed, gone, took_ms: tookMs }: DiscoveryResult): string {
+  return `${found.length} machines, ${added.length} new, ${changed.length} changed, ${gone.length} gone, in ${tookMs} ms. ${tailscale.message}`
+}
