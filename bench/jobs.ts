@@ -1,12 +1,7 @@
 // What it costs to submit jobs and to list them, and how soon they start. `npm run bench:jobs [-- --quick]`.
 
-import { spawn } from 'node:child_process'
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { createSubmitter, rowOf } from '../queue/submit.ts'
 import type { JobFilter } from '../queue/types.ts'
 import { uuidv7 } from '../routing/ids.ts'
@@ -14,6 +9,7 @@ import { listJobs } from '../store/jobs/read.ts'
 import { measureStreams } from './streams.ts'
 import { fill, openBenchDatabase, reset } from './support/database.ts'
 import { publish, type Row, rateRow, timesOf, timesRow } from './support/figures.ts'
+import { startBenchGateway } from './support/gateway.ts'
 
 const isQuick = process.argv.includes('--quick')
 const many = isQuick ? 20_000 : 1_000_000
@@ -130,52 +126,20 @@ async function starts(): Promise<number[]> {
     })
   })
   await new Promise<void>(resolve => machine.listen(0, '127.0.0.1', resolve))
-  const folder = mkdtempSync(join(tmpdir(), 'llm-mcp-bench-'))
-  chmodSync(folder, 0o755)
-  const key = 'sk-llm-bench-admin-key-0123456789abcdef'
-  writeFileSync(
-    join(folder, 'llm-mcp.yaml'),
-    JSON.stringify({ machines: { box: { url: `http://127.0.0.1:${(machine.address() as AddressInfo).port}`, max_concurrency: 4 } } })
-  )
-  const gateway = spawn(process.execPath, [fileURLToPath(new URL('../bin/llm-mcp.js', import.meta.url)), 'serve'], {
-    cwd: folder,
-    env: {
-      PATH: process.env.PATH ?? '',
-      HOME: folder,
-      PORT: '0',
-      LLM_MCP_ADMIN_KEY: key,
-      LLM_MCP_DATA_DIR: join(folder, '.data'),
-      OLLAMA_HOST: '127.0.0.1:9',
-      LOG_LEVEL: 'warn'
-    },
-    stdio: ['ignore', 'pipe', 'inherit']
-  })
-  const url = await new Promise<string>((resolve, reject) => {
-    let text = ''
-    gateway.stdout.on('data', chunk => {
-      text += chunk
-      const ready = text.split('\n').find(line => line.includes('"event":"ready"'))
-      if (ready !== undefined) resolve(JSON.parse(ready).url)
-    })
-    gateway.on('exit', () => reject(new Error('the gateway ended')))
+  const gateway = await startBenchGateway({
+    machines: { box: { url: `http://127.0.0.1:${(machine.address() as AddressInfo).port}`, max_concurrency: 4 } }
   })
   const times: number[] = []
   for (let at = 0; at < (isQuick ? 50 : 300); at++) {
     const text = `job ${at}`
     const began = performance.now()
-    const answer = await fetch(`${url}/v1/jobs`, {
-      method: 'POST',
-      headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-      body: JSON.stringify({ kind: 'chat', payload: { model: 'm', messages: [{ role: 'user', content: text }] } })
-    })
+    const payload = { model: 'm', messages: [{ role: 'user', content: text }] }
+    const answer = await gateway.fetch('/v1/jobs', { json: { kind: 'chat', payload } })
     if (answer.status !== 202) throw new Error(`${answer.status} ${await answer.text()}`)
     while (!heard.has(text)) await new Promise(resolve => setTimeout(resolve, 1))
     times.push((heard.get(text) as number) - began)
   }
-  gateway.removeAllListeners('exit')
-  gateway.kill('SIGTERM')
-  await new Promise(resolve => gateway.on('exit', resolve))
+  await gateway.stop()
   machine.close()
-  rmSync(folder, { recursive: true, force: true })
   return times
 }

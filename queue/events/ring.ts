@@ -9,8 +9,6 @@ export interface Ring {
   push(json: string): void
   /** As `WrittenHere.after`. */
   after(seq: number, characters: number): readonly string[] | null
-  /** Those of `from` … `to`, which must not be forgotten yet. */
-  slice(from: number, to: number): readonly string[]
   /** The chunks before `seq` are written: what is old of them may go. */
   written(seq: number): void
 }
@@ -35,7 +33,6 @@ export function createRing(): Ring {
       for (let sum = 0; end < chunks.length && sum < atMost; end++) sum += (chunks[end] as string).length
       return chunks.slice(start, end)
     },
-    slice: (from, to) => chunks.slice(from - first, to - first + 1),
     written(seq) {
       // Half of it at a time: an array is shortened at its front at the price of its length.
       if (characters <= 2 * keptCharacters) return

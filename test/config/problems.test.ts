@@ -36,7 +36,10 @@ t.test('what is wrong in the file is said with line, column, place and what was 
       ':1:11 policy.zzzzzzzz: unknown key, expected one of order, reasoning_field, local_only, electricity_usd_per_kwh, auto'
     ],
     ['providers:\n  openai:\n    base_url: 7\n', ':3:15 providers.openai.base_url: expected a URL, got 7'],
-    ['- a', ':1:1 expected a map with providers, machines, aliases, prices, vector_spaces, passthrough, queue, policy, got a list'],
+    [
+      '- a',
+      ':1:1 expected a map with providers, machines, aliases, prices, same_models, vector_spaces, passthrough, queue, discovery, policy, got a list'
+    ],
     ['machines: x', ':1:11 machines: expected a map of machines by name, got "x"'],
     ['machines:\n  rtx:\n', ':2:7 machines.rtx: expected a map with url, …, got nothing'],
     ['machines:\n  rtx: {}\n', ':2:3 machines.rtx: url is missing, expected a URL'],
