@@ -303,6 +303,7 @@ export const streamJobDocs: OperationDocs = {
       description: 'The events, each with the id `<attempt>-<number>`; `status` has none.',
       content: { 'text/event-stream': { schema: { type: 'string' }, example: `${streamExample.join('\n\n')}\n\n` } }
     },
+    204: { description: 'Last-Event-ID is the end of the job: there is nothing more, and an EventSource stops.' },
     ...refusals(400, 404, 503)
   }
 }
