@@ -44,6 +44,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   'lru-cache': ['gateway/', 'queue/', 'routing/'],
   'node-pg-migrate': ['store/'],
   '@pydantic/genai-prices': ['ledger/'],
+  grammy: ['planner/alerts/'],
   pino: ['bin/'],
   commander: ['bin/'],
   'close-with-grace': ['bin/'],

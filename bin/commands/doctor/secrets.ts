@@ -15,7 +15,7 @@ export function createRedactor(secrets: readonly string[]): (text: string) => st
   return text => known.reduce((rest, secret) => rest.replaceAll(secret, '[hidden]'), text)
 }
 
-/** Keys, header values, the password of the database, and the secret of webhooks in both of its forms. */
+/** Keys, header values, the password of the database, the secret of webhooks in both of its forms, and the token of Telegram's bot. */
 export function secretsOf(settings: Settings): string[] {
   return [
     settings.adminKey,
@@ -23,6 +23,7 @@ export function secretsOf(settings: Settings): string[] {
     passwordOf(settings.databaseUrl),
     settings.webhooks.secret?.toString() ?? null,
     settings.webhooks.secret?.toString('base64').replace(/=+$/, '') ?? null,
+    settings.alerts.telegram?.direct?.token ?? null,
     ...settings.upstreams.flatMap(({ apiKey, headers }) => [apiKey, ...Object.values(headers)])
   ].filter(secret => secret !== null)
 }
