@@ -8,6 +8,7 @@ import { createHealth, type Watched } from '../planner/health.ts'
 import type { Inventory } from '../planner/inventory.ts'
 import { GatewayError } from '../routing/errors.ts'
 import type { MachineHealth } from '../routing/ports.ts'
+import type { Profile } from '../routing/profile.ts'
 import type { Upstream } from '../routing/types.ts'
 import { fleetChannel, healthChannel } from '../store/channels.ts'
 import { callChore } from '../store/chores.ts'
@@ -55,6 +56,7 @@ export function createFleet(ports: {
   /** Those of the configuration. */
   readonly upstreams: readonly Upstream[]
   readonly inFlight: (upstreamId: string) => number
+  readonly profileOf: (deviceId: string, model: string) => Profile | null
   /** Calls that run there are to fail now. */
   readonly onDown: (deviceId: string) => void
   readonly onUp: (deviceId: string) => void
@@ -243,7 +245,7 @@ export function createFleet(ports: {
       ramGb,
       models: targets
         .filter(target => target.upstream.id === upstream.id)
-        .map(({ model, loaded, contextTokens }) => ({ id: model, loaded, contextTokens })),
+        .map(({ model, loaded, contextTokens }) => ({ id: model, loaded, contextTokens, profile: ports.profileOf(id, model) })),
       error: report?.error ?? null
     }
   }

@@ -1,6 +1,7 @@
 // The command line. Each command is one function in a file of its own; this is their list.
 
 import { Command, CommanderError } from 'commander'
+import { addBenchCommands } from './commands/bench.ts'
 import { addDeviceCommands } from './commands/devices.ts'
 import { addJobCommands } from './commands/jobs.ts'
 import { ConfigError } from './config.ts'
@@ -106,6 +107,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     })
   addJobCommands(program)
   addDeviceCommands(program)
+  addBenchCommands(program)
   program
     .command('costs')
     .description('what was spent, by provider and by source')

@@ -2,7 +2,7 @@
 
 import { hostname } from 'node:os'
 import { registeredPrice } from '../ledger/registry.ts'
-import { createChores } from '../planner/chores.ts'
+import { type Chore, createChores } from '../planner/chores.ts'
 import { cleanUp } from '../planner/cleanup.ts'
 import { createAddressGuard, defaultRanges } from '../planner/discovery/guard.ts'
 import { createProbe } from '../planner/discovery/probe.ts'
@@ -13,6 +13,7 @@ import type { Adapter, Target } from '../routing/types.ts'
 import { fleetChannel, notify } from '../store/channels.ts'
 import { callChore } from '../store/chores.ts'
 import type { Pool } from '../store/pool.ts'
+import { openAlerts } from './alerts.ts'
 import type { Settings } from './config.ts'
 import { discovery } from './fleet.ts'
 
@@ -54,6 +55,8 @@ export function openPlanner(ports: {
   readonly inventory: Pick<Inventory, 'refresh'>
   /** Servers that discovery need not look for: those of the configuration, and this one. */
   readonly known: readonly { readonly url: string; readonly name: string }[]
+  /** What others of this process do for all. */
+  readonly more: readonly Chore[]
   readonly newId: () => string
   readonly log: (message: string, error?: unknown) => void
 }): Planner {
@@ -72,6 +75,7 @@ export function openPlanner(ports: {
     newId: ports.newId,
     now: () => performance.now()
   }
+  const alerts = openAlerts(ports)
   const chores = createChores({
     pool,
     processId,
@@ -87,13 +91,15 @@ export function openPlanner(ports: {
         limitMs: 2 * minuteMs,
         run: async signal => discoveryNote(await discover(discoveryPorts, signal))
       },
+      ...ports.more,
       {
         name: 'cleanup',
         everyMs: hourMs,
         atOnce: true,
         limitMs: 6 * hourMs,
         run: signal => cleanUp({ pool, retentionDays: settings.jobRetentionDays }, signal)
-      }
+      },
+      ...alerts.chores
     ]
   })
 
@@ -113,6 +119,9 @@ export function openPlanner(ports: {
       // Its list is older than the upstream's.
       if (isSynced(upstream)) callChore(pool, modelSync, 10 * minuteMs).catch(error => log('the models could not be listed again', error))
     },
-    close: () => chores.close()
+    async close() {
+      await chores.close()
+      await alerts.close()
+    }
   }
 }

@@ -16,6 +16,7 @@ import { recoverJournals } from '../ledger/recover.ts'
 import { registeredPrice } from '../ledger/registry.ts'
 import { createOutbound } from '../outbound/client.ts'
 import { createInventory } from '../planner/inventory.ts'
+import { createProfiles } from '../planner/profiles.ts'
 import { createDispatch } from '../routing/dispatch.ts'
 import { uuidv7 } from '../routing/ids.ts'
 import { createLoad } from '../routing/load.ts'
@@ -24,6 +25,7 @@ import { unlistedTarget } from '../routing/targets.ts'
 import type { Upstream } from '../routing/types.ts'
 import { fleetChannel, healthChannel } from '../store/channels.ts'
 import { insertCosts, readCosts } from '../store/costs.ts'
+import { readSnapshot } from '../store/dashboard.ts'
 import { knownModels, recordModels } from '../store/devices.ts'
 import { startHeartbeat } from '../store/heartbeat.ts'
 import { findKey, keysChannel, listKeys, revokeKey, sourceWeight } from '../store/keys.ts'
@@ -32,6 +34,7 @@ import { offeredModels } from '../store/models.ts'
 import { removeProcess, seenProcess, silentProcesses, sweepProcesses } from '../store/processes.ts'
 import { releaseProcessSlots } from '../store/slots.ts'
 import { banner } from './banner.ts'
+import { createBenchmarks } from './benchmarks.ts'
 import { loadSettings, redactedSummary, type Settings } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
 import { demoTarget } from './demo.ts'
@@ -150,6 +153,8 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   })
   const [neighbours] = await Promise.all([findNeighbours(upstreams, firstLookMs), inventory.start(firstLookMs, firstLookNewMs)])
 
+  const profiles = createProfiles({ pool, now: Date.now, log: warn })
+  opened.push(profiles.close)
   const fleet = createFleet({
     settings,
     pool,
@@ -157,6 +162,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     outbound,
     upstreams,
     inFlight: id => load.inFlight(id),
+    profileOf: profiles.of,
     onDown(id) {
       log.warn({ device: id }, 'a machine is away')
       dispatch.lose(id)
@@ -198,6 +204,15 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   const keyCache = createKeyCache({ find: hash => findKey(pool, hash), isListening: listener.isHealthy, now })
   const limits = createClusterLimits({ pool, processId: identity.id, now, log: warn })
   opened.push(limits.close)
+  const benchmarks = createBenchmarks({
+    pool,
+    jobs: queue.jobs,
+    catalog: inventory.catalog,
+    outbound,
+    maxUsdPer1m: settings.benchmarkMaxUsdPer1m,
+    keep: profiles.flush,
+    newId
+  })
   const planner = openPlanner({
     settings,
     pool,
@@ -205,6 +220,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     adapters,
     inventory,
     known: knownServers(settings, upstreams, candidate),
+    more: [benchmarks.chore],
     newId,
     log: warn
   })
@@ -221,6 +237,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     newId,
     retries: createRetryBudget(now),
     dimensions: await createDimensions(pool, settings.vectorDimensions, warn),
+    profiles,
     localOnly: settings.localOnly,
     random: Math.random,
     onMissing: target => planner.missing(target),
@@ -251,6 +268,8 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     },
     jobs: { jobs: queue.jobs, webhooks: queue.webhooks, weightOf: source => sourceWeight(pool, source) },
     fleet: fleet.routes,
+    benchmarks: benchmarks.routes,
+    snapshot: () => readSnapshot(pool),
     costs: {
       summary: (period, source) => readCosts(pool, period, source)
     },
@@ -292,6 +311,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     fleet.close()
     slots.close()
     await limits.close()
+    await profiles.close()
     await ledger.close()
     await heartbeat.stop()
     await listener.close()
@@ -317,7 +337,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   chores.unref()
   planner.start()
   queue.start()
-  await fleet.start(inventory)
+  await Promise.all([fleet.start(inventory), profiles.start()])
 
   const hasServer = role === 'all' || role === 'gateway'
   let newAdminKey: string | null = null

@@ -19,9 +19,11 @@ import { registerDocs } from './plugins/docs.ts'
 import { errorReply, fromFastify, rawErrorAnswer, registerErrors } from './plugins/errors.ts'
 import { registerChecks, registerRequests } from './plugins/requests.ts'
 import { drainingError } from './reply.ts'
+import { type BenchmarksPorts, registerBenchmarks } from './routes/benchmarks.ts'
 import { registerChat } from './routes/chat.ts'
 import { registerCompletions } from './routes/completions.ts'
 import { type CostsPorts, registerCosts } from './routes/costs.ts'
+import { type DashboardPorts, registerDashboard } from './routes/dashboard.ts'
 import { registerEmbeddings } from './routes/embeddings.ts'
 import { type FleetPorts, registerFleet } from './routes/fleet.ts'
 import { registerHealth } from './routes/health.ts'
@@ -46,6 +48,8 @@ export interface AppPorts {
   readonly jobs: Pick<JobsPorts, 'jobs' | 'webhooks' | 'weightOf'>
   readonly costs: CostsPorts
   readonly fleet: FleetPorts
+  readonly benchmarks: BenchmarksPorts
+  readonly snapshot: DashboardPorts['snapshot']
   /** What is not interpreted: where it goes, and how it is booked. */
   readonly passthrough: Pick<PassthroughPorts, 'provider' | 'paths' | 'localOnly' | 'ledger' | 'outbound' | 'target'>
   /** Of machines and breakers; the rest of the metrics is counted here. */
@@ -155,6 +159,8 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
   registerKeys(app, ports.keys)
   registerCosts(app, ports.costs)
   registerFleet(app, ports.fleet)
+  registerBenchmarks(app, ports.benchmarks)
+  registerDashboard(app, { snapshot: ports.snapshot, devices: ports.fleet.list, view: ports.fleet.view, now: Date.now })
   registerPassthrough(app, {
     ...ports.passthrough,
     prefixes,

@@ -157,7 +157,8 @@ export function createRuns(ports: RunsPorts): Runs {
       onStale: error => entry.run?.cancel(error),
       onEnd(end) {
         const { error, started, result } = end
-        const outcome = outcomeOf(job, entry, { error, started: started && held !== null, result, end })
+        const ended = outcomeOf(job, entry, { error, started: started && held !== null, result, end })
+        const outcome = ended.status === 'done' ? { ...ended, usage: withMeasures(request, ended.usage, end) } : ended
         held?.over(end, outcome.status === 'retry')
         const deviceId = end.summary.target?.upstream.device?.id ?? null
         if (outcome.status !== 'retry' || deviceId === null || !machineFaults.has(outcome.error.code)) {
@@ -283,4 +284,16 @@ function usageOf(end: JobReplyEnd | null): Record<string, unknown> | null {
     completion_tokens: settled.completionTokens,
     total_tokens: settled.promptTokens + settled.completionTokens
   }
+}
+
+/** Of a benchmark with how long each part of its last call took. */
+function withMeasures(
+  { isBenchmark }: ModelRequest,
+  usage: Readonly<Record<string, unknown>> | null,
+  { summary }: JobReplyEnd
+): Readonly<Record<string, unknown>> | null {
+  const call = summary.calls.at(-1)
+  if (isBenchmark !== true || call === undefined) return usage
+  const { loadMs = null, prompt = null, answer = null } = call.timings ?? {}
+  return { ...usage, ttft_ms: call.ttftMs, duration_ms: call.durationMs, load_ms: loadMs, prompt, answer }
 }

@@ -2,7 +2,8 @@
 
 import { GatewayError, toGatewayError } from './errors.ts'
 import type { Load } from './load.ts'
-import type { CallRecord, Ledger, MachineHealth, Outcome } from './ports.ts'
+import type { CallRecord, CallTimings, Ledger, MachineHealth, Outcome } from './ports.ts'
+import type { Stretch } from './profile.ts'
 import type { Adapter, Attempt, AttemptEnd, AttemptHandle, AttemptObserver, Caller, Usage } from './types.ts'
 
 export interface CallPorts {
@@ -138,6 +139,7 @@ export function startCall(
     const firstMs = ttftMs ?? (error === null ? durationMs : null)
     const sent = result.ok || result.sent
     const settled = ports.ledger.settle(attempt, { outcome, usage, tokensSeen, error, durationMs, sent, ttftMs: firstMs })
+    const timings = error === null && usage !== null && request.operation !== 'embed' ? timingsOf(usage, durationMs) : null
     ports.load.finish(target.upstream.id, durationMs)
     observer.end({
       attemptId: attempt.id,
@@ -152,8 +154,26 @@ export function startCall(
       usageEvent,
       body,
       done: result.ok ? (result.done ?? null) : null,
-      held: takeHeld()
+      held: takeHeld(),
+      ...(timings !== null && { timings })
     })
+  }
+
+  /** Without figures of the server's, a stream shows when its answer began. */
+  function timingsOf(used: Usage, durationMs: number): CallTimings {
+    const endMs = startedAt + durationMs
+    const seen = { loadMs: null, promptMs: null, answerMs: ttftMs === null ? null : durationMs - ttftMs }
+    const { loadMs, promptMs, answerMs } = used.timings ?? seen
+    const answerAt = endMs - (answerMs ?? 0)
+    // Before the first token nobody has seen how long it took.
+    const answerTokens = used.timings === undefined ? used.completionTokens - 1 : used.completionTokens
+    return { loadMs, prompt: stretch(used.promptTokens, promptMs, answerAt), answer: stretch(answerTokens, answerMs, endMs) }
+  }
+
+  function stretch(tokens: number, ms: number | null, untilMs: number): Stretch | null {
+    if (ms === null) return null
+    const { id } = target.upstream
+    return { tokens, ms, concurrency: Math.max(1, ports.load.averageInFlight(id, Math.max(startedAt, untilMs - ms), untilMs)) }
   }
 
   function faultOf(dimensions: number | undefined): ReturnType<typeof mismatch> {

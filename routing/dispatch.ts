@@ -6,7 +6,7 @@ import { formatUsd } from './cost.ts'
 import { type Decision, type DecisionView, decide, type Rejected } from './decide.ts'
 import { GatewayError, toGatewayError } from './errors.ts'
 import type { Load } from './load.ts'
-import type { Breakers, CallRecord, Dimensions, Ledger, MachineHealth, Outcome, Reply, Slots } from './ports.ts'
+import type { Breakers, CallRecord, Dimensions, Ledger, MachineHealth, Outcome, Profiles, Reply, Slots } from './ports.ts'
 import type { RetryBudget } from './retries.ts'
 import { providerOf } from './targets.ts'
 import type { Adapter, Attempt, AttemptHandle, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
@@ -21,6 +21,8 @@ export interface DispatchPorts {
   readonly health: MachineHealth
   readonly ledger: Ledger
   readonly dimensions: Dimensions
+  /** Absent where nothing is learned. */
+  readonly profiles?: Profiles
   readonly localOnly: boolean
   /** Milliseconds of a clock that never jumps. */
   readonly now: () => number
@@ -311,9 +313,21 @@ function createRun({
 
   function ended(end: CallEnd): void {
     // Without the answer itself: the record lives as long as the request's line in the log.
-    const { attemptId, target, outcome, error, startedAt, durationMs, ttftMs, usage, settled } = end
-    calls.push({ attemptId, target, outcome, error, startedAt, durationMs, ttftMs, usage, settled })
+    const { attemptId, target, outcome, error, startedAt, durationMs, ttftMs, usage, settled, timings } = end
+    calls.push({
+      attemptId,
+      target,
+      outcome,
+      error,
+      startedAt,
+      durationMs,
+      ttftMs,
+      usage,
+      settled,
+      ...(timings !== undefined && { timings })
+    })
     learn(end.target, end.error)
+    profile(end)
     const failure = end.error
     if (failure === null) return answer(end)
     if (started || cancelled !== null) return finish(end.outcome, failure)
@@ -356,6 +370,21 @@ function createRun({
 
   function reasonNow(): string {
     return attempts > 1 ? 'fallback' : reason
+  }
+
+  /** How fast the machine was, or that it failed; a client that left says nothing of it. */
+  function profile({ target, error, ttftMs, timings }: CallEnd): void {
+    const { device } = target.upstream
+    const isFailure = error !== null && error.breaker === 'failure'
+    if (device === null || (!isFailure && timings === undefined)) return
+    ports.profiles?.observe(device.id, target.model, {
+      isFailure,
+      loadMs: timings?.loadMs ?? null,
+      ttftMs: request.stream ? ttftMs : null,
+      prompt: timings?.prompt ?? null,
+      answer: timings?.answer ?? null,
+      isBenchmark: request.isBenchmark === true
+    })
   }
 
   /** Breakers, rests and marks: what this end says of the target. */

@@ -65,7 +65,8 @@ function isFree({ price }: ModelListing): boolean {
   return price !== null && meanUsdPer1m(price) === 0
 }
 
-function meanUsdPer1m({ inputUsdPer1m, outputUsdPer1m }: TokenPrice): number {
+/** Of a million prompt and a million answer tokens. */
+export function meanUsdPer1m({ inputUsdPer1m, outputUsdPer1m }: TokenPrice): number {
   return (inputUsdPer1m + outputUsdPer1m) / 2
 }
 

@@ -2,6 +2,7 @@
 
 import type { Rejected } from './decide.ts'
 import type { GatewayError } from './errors.ts'
+import type { Observation, Stretch } from './profile.ts'
 import type { Attempt, Caller, Target, Usage } from './types.ts'
 
 /** Where the answer goes. Called in this order: `start` once, then `frames` or one `body`, then `finish`; or `fail`, whenever it must be. */
@@ -65,6 +66,20 @@ export interface CallRecord {
   readonly ttftMs: number | null
   readonly usage: Usage | null
   readonly settled: Settled
+  /** Of an answer that came whole. */
+  readonly timings?: CallTimings
+}
+
+/** How long its parts took, by the server's own clock, or as they were seen here; null = unknown. */
+export interface CallTimings {
+  readonly loadMs: number | null
+  readonly prompt: Stretch | null
+  readonly answer: Stretch | null
+}
+
+/** What is learned of machines from the calls they answer. */
+export interface Profiles {
+  observe(deviceId: string, model: string, observation: Omit<Observation, 'atMs'>): void
 }
 
 export type Outcome = 'ok' | 'failed' | 'aborted'

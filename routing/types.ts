@@ -231,8 +231,10 @@ export interface ModelRequest {
   /** Null unless the operation is `embed`. */
   readonly embedding: Embedding | null
   readonly localOnly: boolean
-  /** Of the second and further calls for one answer: the target that the first one went to, by id. */
+  /** Of the second and further calls for one answer: the target that the first one went to, by id. Of a benchmark: what is measured. */
   readonly only?: string
+  /** Made to be measured: its job keeps how long each part of it took. */
+  readonly isBenchmark?: true
   /** Providers that alone may answer, as `providerOf` names them; absent = any. */
   readonly providers?: readonly string[]
   /** Absent = no deadline, and what was begun ends with its client. */
@@ -271,6 +273,15 @@ export interface Usage {
   readonly providerNanoUsd: number | null
   /** How long an own machine worked on it; null for rented ones. */
   readonly busyMs: number | null
+  /** Where the server says how long each part took. */
+  readonly timings?: UsageTimings
+}
+
+/** Null = it does not say. */
+export interface UsageTimings {
+  readonly loadMs: number | null
+  readonly promptMs: number | null
+  readonly answerMs: number | null
 }
 
 /** One try of one request on one target. */

@@ -94,8 +94,20 @@ export function usageOf(last: NativeLine): Usage {
     cachedTokens: 0,
     reasoningTokens: 0,
     providerNanoUsd: null,
-    busyMs: nanoseconds === null ? null : nanoseconds / 1e6
+    busyMs: nanoseconds === null ? null : nanoseconds / 1e6,
+    ...(raw.eval_duration !== undefined && {
+      timings: {
+        loadMs: milliseconds(raw.load_duration),
+        promptMs: milliseconds(raw.prompt_eval_duration),
+        answerMs: milliseconds(raw.eval_duration)
+      }
+    })
   }
+}
+
+function milliseconds(nanoseconds: unknown): number | null {
+  const ns = count(nanoseconds)
+  return ns === null ? null : ns / 1e6
 }
 
 function toolCallsOf(calls: unknown): readonly NativeToolCall[] | null {

@@ -129,4 +129,6 @@ select id, 'jobs', '{}', 2, 'standard'
   if (!isAnalyzed) return
   await pool.query('analyze jobs')
   await pool.query('analyze pgboss.job')
+  // What was put there at once is not to be written while the claims are measured.
+  await pool.query('checkpoint')
 }

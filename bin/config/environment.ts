@@ -7,6 +7,7 @@ import type { DiscoverySettings } from './discovery.ts'
 import type { Environment } from './expansion.ts'
 import { shown } from './problems.ts'
 import { maxConcurrencyLimit, maxUsdPerKwh } from './schema.ts'
+import { type AlertSettings, switches, telegramOf } from './telegram.ts'
 import { isHostName, isLoopback, isRentedHost, parseOllamaHost, parseUrl } from './urls.ts'
 import { parseReceiver, parseWebhookSecret } from './webhooks.ts'
 
@@ -41,6 +42,9 @@ export interface OwnSettings {
   readonly jobRetentionDays: number
   readonly webhooks: WebhookSettings
   readonly modelSync: ModelSyncSettings
+  /** Dearer rented models are measured only on demand: the mean of the prices of a million prompt and a million answer tokens. */
+  readonly benchmarkMaxUsdPer1m: number
+  readonly alerts: AlertSettings
 }
 
 /** Of the providers' lists of models. */
@@ -131,11 +135,17 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     role: choice('LLM_MCP_ROLE', roles) ?? 'all',
     jobRetentionDays: number('JOB_RETENTION_DAYS', { least: 1, most: maxRetentionDays, integer: true }) ?? 30,
     webhooks: { secret: readWebhookSecret(), allow: readReceivers() },
+    benchmarkMaxUsdPer1m: number('BENCHMARK_MAX_PRICE_PER_1M', { least: 0, most: 1_000_000, integer: false }) ?? 10,
     modelSync: {
       onStartup: (number('OPENROUTER_SYNC_ON_STARTUP', { least: 0, most: 1, integer: true }) ?? 1) === 1,
       everyHours: number('OPENROUTER_SYNC_INTERVAL', { least: 0, most: maxSyncHours, integer: false }) ?? 24,
       top: number('OPENROUTER_SYNC_TOP', { least: 1, most: maxSyncTop, integer: true }) ?? 100,
       maxUsdPer1m: number('OPENROUTER_MAX_PRICE_PER_1M', { least: 0, most: 1_000_000, integer: false }) ?? 10
+    },
+    alerts: {
+      telegram: readTelegram(),
+      everySeconds: number('TELEMETRY_CHECK_INTERVAL', { least: 5, most: 3_600, integer: true }) ?? 30,
+      failThreshold: number('ALERT_FAIL_THRESHOLD', { least: 1, most: 1_000, integer: true }) ?? 3
     }
   }
 
@@ -270,6 +280,21 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     if ('secret' in parsed) return parsed.secret
     problems.push(`LLM_MCP_WEBHOOK_SECRET ${parsed.fault}`)
     return null
+  }
+
+  function readTelegram(): AlertSettings['telegram'] {
+    return telegramOf(
+      {
+        token: text('TELEGRAM_BOT_TOKEN'),
+        chatId: text('TELEGRAM_CHAT_ID'),
+        useMcp: choice('TELEGRAM_USE_MCP', switches),
+        mcpUrl: url('TELEGRAM_MCP_BASE_URL'),
+        mcpBotId: number('TELEGRAM_MCP_BOT_ID', { least: 1, most: Number.MAX_SAFE_INTEGER, integer: true }),
+        mcpChatId: text('TELEGRAM_MCP_CHAT_ID'),
+        fallback: choice('TELEGRAM_MCP_FALLBACK_DIRECT', switches)
+      },
+      problems
+    )
   }
 
   /** A path stays one wherever the gateway is started; a bare name is looked for on PATH. */

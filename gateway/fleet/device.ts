@@ -1,5 +1,6 @@
 // A machine as it is shown, and what a person may say of it.
 
+import { figuresOf, type Profile } from '../../routing/profile.ts'
 import type { DevicePatch, DeviceRecord, DeviceState, StoredLimits } from '../../store/fleet.ts'
 import { type Facts, invalid, isRecord, wrong } from '../fields.ts'
 
@@ -72,7 +73,12 @@ export interface DeviceView {
     readonly watts: number
     readonly vramGb: number | null
     readonly ramGb: number | null
-    readonly models: readonly { readonly id: string; readonly loaded: boolean; readonly contextTokens: number | null }[]
+    readonly models: readonly {
+      readonly id: string
+      readonly loaded: boolean
+      readonly contextTokens: number | null
+      readonly profile: Profile | null
+    }[]
     readonly error: string | null
   } | null
 }
@@ -102,8 +108,13 @@ export function deviceObject(record: DeviceRecord, { used }: DeviceView): Readon
     error: used?.error ?? null,
     models:
       used === null
-        ? record.models.map(id => ({ id, loaded: null, context_length: null }))
-        : used.models.map(({ id, loaded, contextTokens }) => ({ id, loaded, context_length: contextTokens })),
+        ? record.models.map(id => ({ id, loaded: null, context_length: null, profile: null }))
+        : used.models.map(({ id, loaded, contextTokens, profile }) => ({
+            id,
+            loaded,
+            context_length: contextTokens,
+            profile: profile === null ? null : profileObject(profile)
+          })),
     models_found: record.modelsFound,
     limits: record.limits === null ? null : limitsObject(record.limits),
     created_at: record.createdAt.toISOString(),
@@ -111,6 +122,26 @@ export function deviceObject(record: DeviceRecord, { used }: DeviceView): Readon
     gone_at: record.goneAt?.toISOString() ?? null,
     seen_at: record.seenAt?.toISOString() ?? null
   }
+}
+
+/** In figures for people, to three digits. */
+function profileObject(profile: Profile): Record<string, unknown> {
+  const figures = figuresOf(profile)
+  return {
+    tokens_per_s: rounded(figures.tokensPerSecond),
+    tokens_per_s_at_two: rounded(figures.tokensPerSecondAtTwo),
+    tokens_per_s_at_four: rounded(figures.tokensPerSecondAtFour),
+    prompt_tokens_per_s: rounded(figures.promptTokensPerSecond),
+    load_ms: rounded(figures.loadMs),
+    ttft_ms: rounded(figures.ttftMs),
+    variation: rounded(figures.variation),
+    samples: figures.samples,
+    learned_at: new Date(profile.atMs).toISOString()
+  }
+}
+
+function rounded(figure: number | null): number | null {
+  return figure === null ? null : Number(figure.toPrecision(3))
 }
 
 /** Only those that are set. */

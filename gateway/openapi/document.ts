@@ -1,7 +1,9 @@
 // The OpenAPI 3.1 document: the routes there are, each with what is known of it. Pure.
 
+import { benchmarkDocs, benchmarksSchemas, listBenchmarksDocs, runBenchmarkDocs, submitBenchmarkDocs } from './benchmarks.ts'
 import { chatDocs, chatSchemas, completionsDocs } from './chat.ts'
 import { costsDocs, costsSchemas } from './costs.ts'
+import { dashboardDocs } from './dashboard.ts'
 import { embeddingsDocs, embeddingsSchemas } from './embeddings.ts'
 import {
   deviceDocs,
@@ -58,10 +60,15 @@ const described: Readonly<Record<string, OperationDocs>> = {
   'POST /v1/devices/offline': offlineDeviceDocs,
   'POST /v1/discovery/run': runDiscoveryDocs,
   'GET /v1/discovery/last': lastDiscoveryDocs,
+  'POST /v1/benchmarks': submitBenchmarkDocs,
+  'POST /v1/benchmarks/run': runBenchmarkDocs,
+  'GET /v1/benchmarks': listBenchmarksDocs,
+  'GET /v1/benchmarks/{id}': benchmarkDocs,
   'POST /v1/keys': createKeyDocs,
   'GET /v1/keys': listKeysDocs,
   'DELETE /v1/keys/{id}': deleteKeyDocs,
   'GET /v1/costs/summary': costsDocs,
+  'GET /v1/dashboard': dashboardDocs,
   'GET /health': healthDocs,
   'GET /ready': readyDocs,
   'GET /metrics': metricsDocs
@@ -98,6 +105,7 @@ export function openApiDocument(facts: DocumentFacts): OpenApiDocument {
         ...modelsSchemas,
         ...jobsSchemas,
         ...fleetSchemas,
+        ...benchmarksSchemas,
         ...keysSchemas,
         ...costsSchemas
       }

@@ -24,6 +24,26 @@ const limits = {
 
 const time = nullable('string', { format: 'date-time' })
 
+const profile = {
+  type: 'object',
+  description: 'How fast it is, learned from benchmarks and from every answer; null where nothing is known yet.',
+  properties: {
+    tokens_per_s: figure('Of an answer, for one caller who is alone.'),
+    tokens_per_s_at_two: figure('For each of two callers at once.'),
+    tokens_per_s_at_four: figure('For each of four callers at once.'),
+    prompt_tokens_per_s: figure('Of a prompt that is read.'),
+    load_ms: figure('Until the model is in memory.'),
+    ttft_ms: figure('Until the first token, as clients saw it, without loading.'),
+    variation: figure('How far answers usually are from what was expected: 0.1 = 10 %.'),
+    samples: {
+      type: 'object',
+      description: 'What was counted.',
+      properties: Object.fromEntries(['answers', 'prompts', 'loads', 'failures'].map(name => [name, { type: 'integer' }]))
+    },
+    learned_at: { type: 'string', format: 'date-time' }
+  }
+}
+
 export const fleetSchemas = {
   DevicePatch: {
     type: 'object',
@@ -61,7 +81,12 @@ export const fleetSchemas = {
         type: 'array',
         items: {
           type: 'object',
-          properties: { id: { type: 'string' }, loaded: nullable('boolean'), context_length: nullable('integer') }
+          properties: {
+            id: { type: 'string' },
+            loaded: nullable('boolean'),
+            context_length: nullable('integer'),
+            profile: { oneOf: [profile, { type: 'null' }] }
+          }
         }
       },
       models_found: nullable('integer'),
@@ -120,7 +145,24 @@ const device = {
   vram_gb: 24,
   ram_gb: null,
   error: null,
-  models: [{ id: 'qwen3:32b', loaded: true, context_length: 32_768 }],
+  models: [
+    {
+      id: 'qwen3:32b',
+      loaded: true,
+      context_length: 32_768,
+      profile: {
+        tokens_per_s: 36.2,
+        tokens_per_s_at_two: 25.1,
+        tokens_per_s_at_four: 15.4,
+        prompt_tokens_per_s: 1400,
+        load_ms: 9200,
+        ttft_ms: 410,
+        variation: 0.04,
+        samples: { answers: 212, prompts: 190, loads: 3, failures: 0 },
+        learned_at: '2026-11-20T09:30:00.000Z'
+      }
+    }
+  ],
   models_found: 1,
   limits: { max_concurrency: 2 },
   created_at: '2026-11-20T09:30:00.000Z',

@@ -74,7 +74,8 @@ t.test("a stream becomes OpenAI's chunks", async t => {
     cachedTokens: 0,
     reasoningTokens: 0,
     providerNanoUsd: null,
-    busyMs: (1_631_208 + 313_560_000 + 1_577_990_000) / 1e6
+    busyMs: (1_631_208 + 313_560_000 + 1_577_990_000) / 1e6,
+    timings: { loadMs: 1.631208, promptMs: 313.56, answerMs: 1_577.99 }
   })
   const [usageChunk] = chunksOf(heard.usageEvent as Buffer)
   t.strictSame(usageChunk, {
@@ -349,16 +350,20 @@ t.test('counters that are absent or nonsense count as nothing', async t => {
   const table: readonly (readonly [string, Json, Json])[] = [
     ['none at all', without, { ...zero, busyMs: null }],
     ['only the whole time', { ...without, total_duration: 5e6 }, { ...zero, busyMs: 5 }],
-    ['only one part', { ...without, total_duration: 5e6, eval_duration: 3e6 }, { ...zero, busyMs: 3 }],
+    [
+      'only one part',
+      { ...without, total_duration: 5e6, eval_duration: 3e6 },
+      { ...zero, busyMs: 3, timings: { loadMs: null, promptMs: null, answerMs: 3 } }
+    ],
     [
       'nonsense',
       { load_duration: -1, prompt_eval_duration: 'x', eval_duration: 2e6, prompt_eval_count: -5, eval_count: 1.5 },
-      { ...zero, busyMs: 2 }
+      { ...zero, busyMs: 2, timings: { loadMs: null, promptMs: null, answerMs: 2 } }
     ],
     [
       'too large',
       { load_duration: 0, prompt_eval_duration: 0, eval_duration: 0, prompt_eval_count: 1e300, eval_count: null },
-      { ...zero, busyMs: 0 }
+      { ...zero, busyMs: 0, timings: { loadMs: 0, promptMs: 0, answerMs: 0 } }
     ]
   ]
   for (const [name, rest, expected] of table)

@@ -40,6 +40,8 @@ t.test('with nothing set, every setting has its default', async t => {
     webhooks: { secret: null, allow: [] },
     discovery: { everySeconds: 0, tailscaleBin: null, ollamaPorts: [11_434], ranges: null, approve: { tags: [], names: [] } },
     modelSync: { onStartup: true, everyHours: 24, top: 100, maxUsdPer1m: 10 },
+    benchmarkMaxUsdPer1m: 10,
+    alerts: { telegram: null, everySeconds: 30, failThreshold: 3 },
     queue: { maxWaiting: 10_000, maxWaitingPerSource: 1_000, maxJobs: 1_000_000, maxJobsPerSource: 100_000, workerConcurrency: 64 },
     configured: false
   })
@@ -88,6 +90,11 @@ t.test('a good variable becomes its setting', async t => {
     [
       { OPENROUTER_SYNC_ON_STARTUP: '0', OPENROUTER_SYNC_INTERVAL: '0.5', OPENROUTER_SYNC_TOP: '5', OPENROUTER_MAX_PRICE_PER_1M: '0' },
       { modelSync: { onStartup: false, everyHours: 0.5, top: 5, maxUsdPer1m: 0 } }
+    ],
+    [{ BENCHMARK_MAX_PRICE_PER_1M: '2.5' }, { benchmarkMaxUsdPer1m: 2.5 }],
+    [
+      { TELEMETRY_CHECK_INTERVAL: '5', ALERT_FAIL_THRESHOLD: '1000', TELEGRAM_USE_MCP: 'off', TELEGRAM_MCP_CHAT_ID: '1' },
+      { alerts: { telegram: null, everySeconds: 5, failThreshold: 1_000 } }
     ],
     [{ OPENAI_API_KEY: 'sk-llm-a-key-of-our-own-0123456789' }, { configured: false, upstreams: [] }],
     [
@@ -153,6 +160,9 @@ t.test('a bad variable is named, with what was expected and what it holds', asyn
     [{ OPENROUTER_SYNC_TOP: '0' }, 'OPENROUTER_SYNC_TOP must be an integer from 1 to 5000, got "0"'],
     [{ JOB_RETENTION_DAYS: '0.5' }, /^JOB_RETENTION_DAYS must be an integer/],
     [{ LLM_MCP_WEBHOOK_SECRT: 'hunter2' }, 'LLM_MCP_WEBHOOK_SECRT is not a setting, did you mean LLM_MCP_WEBHOOK_SECRET?'],
+    [{ TELEMETRY_CHECK_INTERVAL: '0' }, 'TELEMETRY_CHECK_INTERVAL must be an integer from 5 to 3600, got "0"'],
+    [{ ALERT_FAIL_THRESHOLD: '0' }, 'ALERT_FAIL_THRESHOLD must be an integer from 1 to 1000, got "0"'],
+    [{ TELEGRAM_USE_MCP: '2', TELEGRAM_CHAT_ID: '' }, /^TELEGRAM_USE_MCP must be 0, 1, false, true, no, yes, off or on, got "2"$/],
     [{ DEVICE_LIMITS_FILE: 'nope.json' }, 'nope.json: cannot be read (no such file)']
   ]
   for (const [env, message] of cases) {
@@ -298,6 +308,76 @@ t.test('keys and URLs in the environment make providers', async t => {
     t.equal(settings.upstreams.length, expected.length)
     t.match(settings.upstreams, expected, JSON.stringify(env))
     t.equal(settings.configured, expected.length > 0)
+  }
+})
+
+t.test('Telegram is reached directly, through a service, or through one with the other as the way out', async t => {
+  const cwd = t.testdir({})
+  const token = '123456789:AAF-abcdefghijklmnopqrstuvwxyz_01234'
+  const cases: readonly [env: Variables, telegram: Settings['alerts']['telegram']][] = [
+    [{ TELEGRAM_BOT_TOKEN: '', TELEGRAM_CHAT_ID: ' ' }, null],
+    [
+      { TELEGRAM_BOT_TOKEN: ` ${token}\n`, TELEGRAM_CHAT_ID: '-1001234567890' },
+      { direct: { token, chatId: '-1001234567890' }, mcp: null }
+    ],
+    [
+      { TELEGRAM_USE_MCP: '1', TELEGRAM_CHAT_ID: '@home' },
+      { direct: null, mcp: { baseUrl: 'http://tgapi:8000', chatId: '@home', botId: null } }
+    ],
+    [
+      {
+        TELEGRAM_USE_MCP: 'True',
+        TELEGRAM_MCP_BASE_URL: 'http://127.0.0.1:9/',
+        TELEGRAM_MCP_BOT_ID: '7',
+        TELEGRAM_MCP_CHAT_ID: 'operators',
+        TELEGRAM_BOT_TOKEN: token,
+        TELEGRAM_CHAT_ID: '5'
+      },
+      { direct: { token, chatId: '5' }, mcp: { baseUrl: 'http://127.0.0.1:9', chatId: 'operators', botId: 7 } }
+    ],
+    [
+      { TELEGRAM_USE_MCP: 'on', TELEGRAM_MCP_CHAT_ID: '6', TELEGRAM_BOT_TOKEN: token, TELEGRAM_MCP_FALLBACK_DIRECT: 'yes' },
+      { direct: { token, chatId: '6' }, mcp: { baseUrl: 'http://tgapi:8000', chatId: '6', botId: null } }
+    ],
+    [
+      { TELEGRAM_USE_MCP: '1', TELEGRAM_CHAT_ID: '6', TELEGRAM_BOT_TOKEN: token, TELEGRAM_MCP_FALLBACK_DIRECT: 'false' },
+      { direct: null, mcp: { baseUrl: 'http://tgapi:8000', chatId: '6', botId: null } }
+    ]
+  ]
+  for (const [env, telegram] of cases) {
+    const settings = await loadSettings({ env, cwd })
+    t.same(settings.alerts.telegram, telegram, JSON.stringify(env))
+    if (telegram?.direct) t.equal(createRedactor(secretsOf(settings))(`bot${token}/sendMessage`), 'bot[hidden]/sendMessage')
+  }
+  const wrong: readonly [env: Variables, message: string | RegExp][] = [
+    [{ TELEGRAM_BOT_TOKEN: token }, 'TELEGRAM_BOT_TOKEN needs TELEGRAM_CHAT_ID'],
+    [{ TELEGRAM_CHAT_ID: '5' }, 'TELEGRAM_CHAT_ID needs TELEGRAM_BOT_TOKEN, or TELEGRAM_USE_MCP=1'],
+    [{ TELEGRAM_USE_MCP: '1', TELEGRAM_BOT_TOKEN: token }, 'TELEGRAM_USE_MCP needs TELEGRAM_MCP_CHAT_ID or TELEGRAM_CHAT_ID'],
+    [
+      { TELEGRAM_USE_MCP: '1', TELEGRAM_CHAT_ID: '5', TELEGRAM_MCP_FALLBACK_DIRECT: '1' },
+      'TELEGRAM_MCP_FALLBACK_DIRECT needs TELEGRAM_BOT_TOKEN'
+    ],
+    [
+      { TELEGRAM_BOT_TOKEN: 'bot123:hunter2/../x', TELEGRAM_CHAT_ID: '5' },
+      'TELEGRAM_BOT_TOKEN must be a number, a colon and letters, as @BotFather gives it (its value is not shown)'
+    ],
+    [
+      { TELEGRAM_BOT_TOKEN: token, TELEGRAM_CHAT_ID: 'a b' },
+      'TELEGRAM_CHAT_ID must be a number such as -1001234567890, or @channel, got "a b"'
+    ],
+    [
+      { TELEGRAM_BOT_TOKEN: '5', TELEGRAM_CHAT_ID: token },
+      /^TELEGRAM_BOT_TOKEN must be [\s\S]*TELEGRAM_CHAT_ID must be [\s\S]*, got "123456789:…"$/
+    ],
+    [
+      { TELEGRAM_USE_MCP: '1', TELEGRAM_CHAT_ID: '5', TELEGRAM_MCP_BASE_URL: 'tgapi' },
+      /^TELEGRAM_MCP_BASE_URL must be an http or https URL/
+    ]
+  ]
+  for (const [env, message] of wrong) {
+    const problems = await problemsOf(loadSettings({ env, cwd }))
+    typeof message === 'string' ? t.equal(problems, message) : t.match(problems, message)
+    t.notMatch(problems, /hunter2|AAF/)
   }
 })
 

@@ -25,6 +25,8 @@ t.test('.env.example holds every setting, each with a value that is accepted', a
   const text = await readFile(join(root, '.env.example'), 'utf8')
   const settings = new Map([...text.matchAll(/^#([A-Z0-9_]+)=(.*)$/gm)].map(([, name = '', value = '']) => [name, value]))
   t.same([...settings.keys()].sort(), [
+    'ALERT_FAIL_THRESHOLD',
+    'BENCHMARK_MAX_PRICE_PER_1M',
     'DATABASE_URL',
     'DEVICE_LIMITS_FILE',
     'DEVICE_LIMITS_JSON',
@@ -55,7 +57,15 @@ t.test('.env.example holds every setting, each with a value that is accepted', a
     'OPENROUTER_UPSTREAM_URL',
     'OTEL_EXPORTER_OTLP_ENDPOINT',
     'PORT',
-    'TAILSCALE_BIN'
+    'TAILSCALE_BIN',
+    'TELEGRAM_BOT_TOKEN',
+    'TELEGRAM_CHAT_ID',
+    'TELEGRAM_MCP_BASE_URL',
+    'TELEGRAM_MCP_BOT_ID',
+    'TELEGRAM_MCP_CHAT_ID',
+    'TELEGRAM_MCP_FALLBACK_DIRECT',
+    'TELEGRAM_USE_MCP',
+    'TELEMETRY_CHECK_INTERVAL'
   ])
   // Empty on purpose, and refused when it is; the files need to be there.
   settings.delete('LLM_MCP_ADMIN_KEY')

@@ -250,6 +250,13 @@ for (const [how, away, atMostMs] of [
     t.comment(`${on.length} jobs ran on the other machine after ${tookMs.toFixed(0)} ms (bound ${atMostMs})`)
     t.match(await end, /data: \{"error":\{.*"(machine_lost|upstream_broke)/s)
     await until('it is told to be down', async () => (await devices(gateway)).get('first')?.health === 'down')
+    t.match((await call(gateway, '/v1/dashboard')).body, {
+      object: 'dashboard',
+      issues: [{ severity: 'error', text: /is away/ }],
+      processes: [{ role: 'all' }],
+      costs: { today: { cost_usd: Number }, month: {} },
+      jobs: { queued: Number, running: Number }
+    })
     for (const id of ids) await until(`job ${id} to be done`, async () => (await whereOf(id)).status === 'done', 20_000)
     for (const id of on) t.match(await whereOf(id), { device: 'second', attempts: 1 }, 'that was not the job’s fault')
     t.match(await ask(gateway, { max_tokens: 1 }), { choices: [{}] }, 'requests go to the other one')

@@ -88,6 +88,10 @@ async function answer(request: IncomingMessage, response: ServerResponse, body: 
   const model = models.get(String(body['model']))
   if (model === undefined) return json(response, { error: `model '${String(body['model'])}' not found` }, 404)
   if (path === '/api/show') return json(response, showOf(model))
+  if (path === '/api/generate' && body['keep_alive'] === 0 && body['prompt'] === undefined) {
+    loaded.delete(model.name)
+    return json(response, { model: model.name, response: '', done: true, done_reason: 'unload' })
+  }
   if (path === '/api/embed')
     return json(response, { model: model.name, embeddings: [[0.6, 0.8]], total_duration: 1e6, prompt_eval_count: 3 })
   if (path === '/api/chat' || path === '/api/generate') return generate(path, model, body, response)

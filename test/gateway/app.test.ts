@@ -55,6 +55,8 @@ async function listening(t: Test, dispatch: Dispatch): Promise<{ gateway: Gatewa
       weightOf: async () => null
     },
     costs: { summary: never },
+    snapshot: never,
+    benchmarks: { submit: never, find: never, list: never },
     fleet: { list: never, find: never, patch: never, view: () => ({ used: null }), discover: never, lastDiscovery: never, check: never },
     pingDatabase: async () => {},
     auth: false,

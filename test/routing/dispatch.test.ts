@@ -1141,3 +1141,57 @@ t.test('whoever left is not told of a machine that went away, and a failed call 
   await turn(3)
   t.same(failing.failed, ['first-box'])
 })
+
+t.test(
+  'how fast a machine was is learned from whole answers, with what ran beside them; failures count, clients that left do not',
+  async t => {
+    const seen: unknown[] = []
+    const profiles = { observe: (device: string, model: string, observation: object) => void seen.push({ device, model, ...observation }) }
+    const world = createWorld({ targets: [own('first')], ports: { profiles } })
+    const timings = { loadMs: 1, promptMs: 100, answerMs: 400 }
+    const used = { ...usage, promptTokens: 50, completionTokens: 40, timings }
+    world.send()
+    await turn()
+    const one = world.now()
+    world.pass(200)
+    world.send({ isBenchmark: true })
+    await turn()
+    const two = world.now()
+    world.pass(300)
+    one.frames('a', 1)
+    one.observer.usage(used, null)
+    one.end()
+    await turn(3)
+    t.match(seen, [
+      {
+        device: 'first-box',
+        model: 'm',
+        isFailure: false,
+        isBenchmark: false,
+        loadMs: 1,
+        ttftMs: 500,
+        prompt: { tokens: 50, ms: 100, concurrency: 1 },
+        answer: { tokens: 40, ms: 400, concurrency: 1.75 }
+      }
+    ])
+    two.end(failure('upstream_unavailable'))
+    await turn(3)
+    t.match(seen[1], { isFailure: true, isBenchmark: true, prompt: null, answer: null })
+    const run = world.send()
+    await turn()
+    run.cancel(null)
+    await turn(3)
+    t.equal(seen.length, 2)
+
+    const unsaid = createWorld({ targets: [own('first')], ports: { profiles } })
+    unsaid.send()
+    await turn()
+    unsaid.pass(100)
+    unsaid.now().frames('a', 1)
+    unsaid.pass(390)
+    unsaid.now().observer.usage({ ...usage, completionTokens: 40 }, null)
+    unsaid.now().end()
+    await turn(3)
+    t.match(seen[2], { loadMs: null, prompt: null, answer: { tokens: 39, ms: 390, concurrency: 1 } }, 'as it was seen here')
+  }
+)

@@ -92,3 +92,28 @@ t.test('names that clients make up do not fill the memory', async t => {
   t.ok(kept.length <= 10_000, `${kept.length} are kept`)
   t.equal(kept.at(-1), 19_999, 'the last ones are')
 })
+
+t.test('how many ran at once is an average over time', async t => {
+  const { load, pass } = loadAt()
+  t.equal(load.averageInFlight('a', 0, 1_000), 0)
+  load.begin('a')
+  pass(100)
+  load.begin('a')
+  pass(100)
+  load.finish('a', 200)
+  pass(200)
+  t.equal(load.averageInFlight('a', 1_000, 1_100), 1)
+  t.equal(load.averageInFlight('a', 1_100, 1_200), 2)
+  t.equal(load.averageInFlight('a', 1_050, 1_150), 1.5)
+  t.equal(load.averageInFlight('a', 1_000, 1_400), 1.25)
+  t.equal(load.averageInFlight('a', 0, 1_400), 1.25, 'of the time before nothing is known')
+  t.equal(load.averageInFlight('a', 1_400, 1_400), 1, 'a moment')
+  for (let count = 0; count < 2_000; count++) {
+    load.begin('a')
+    pass(1)
+    load.finish('a', 1)
+    pass(1)
+  }
+  t.equal(load.averageInFlight('a', 5_000, 5_400), 1.5)
+  t.ok(Math.abs(load.averageInFlight('a', 1_000, 5_400) - 1.5) < 0.01, 'what is forgotten is left out')
+})

@@ -47,6 +47,8 @@ export async function routeTable(corsOrigins: readonly string[]): Promise<readon
       weightOf: async () => null
     },
     costs: { summary: unasked },
+    snapshot: unasked,
+    benchmarks: { submit: unasked, find: unasked, list: unasked },
     fleet: {
       list: unasked,
       find: unasked,
