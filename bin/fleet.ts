@@ -109,8 +109,13 @@ export function createFleet(ports: {
     })
     const configured = new Set(ports.upstreams.map(deviceId))
     const found = records.filter(
-      ({ id, origin, state, onlyHost }) =>
-        origin !== 'config' && state === 'approved' && (onlyHost === null || onlyHost === host) && !configured.has(id)
+      ({ id, origin, state, marks, onlyHost }) =>
+        // Whoever answers as no honest server does gets nothing, whatever was said of it before.
+        origin !== 'config' &&
+        state === 'approved' &&
+        !marks.includes('hostile') &&
+        (onlyHost === null || onlyHost === host) &&
+        !configured.has(id)
     )
     const own = limited.filter(upstream => upstream.own)
     const rented = limited.filter(upstream => !upstream.own)

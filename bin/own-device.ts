@@ -14,7 +14,7 @@ export function withOwnDevice(settings: Settings): { upstreams: readonly Upstrea
   const { localOllama, upstreams } = settings
   if (localOllama === null) return { upstreams, candidate: null }
   const { hostname: host } = new URL(localOllama.url)
-  const deviceName = /^(127\.|\[::1\]$|localhost$)/.test(host) ? hostname() : host
+  const deviceName = /^(127\.|\[::1\]$|localhost$)/.test(host) ? ownDeviceId() : host
   const named = (upstream: Upstream): Upstream =>
     upstream.device === null ? upstream : { ...upstream, device: { ...upstream.device, id: deviceName } }
   if (localOllama.explicit) {
@@ -34,6 +34,11 @@ export function saveDevice(pool: Pool, upstream: Upstream): Promise<void> {
 /** The context sizes of its models are somebody's will, and replace those that were pinned. */
 export function isContextSet({ device }: Upstream): boolean {
   return device !== null && (device.numCtx !== null || device.modelLimits?.maxContextK !== undefined)
+}
+
+/** What the machine is called that this process runs on. */
+export function ownDeviceId(): string {
+  return hostname()
 }
 
 /** What the machine is called in the database. */

@@ -7,6 +7,7 @@ import { cleanUp } from '../planner/cleanup.ts'
 import { createAddressGuard, defaultRanges } from '../planner/discovery/guard.ts'
 import { createProbe } from '../planner/discovery/probe.ts'
 import { discover, discoveryNote } from '../planner/discovery/run.ts'
+import { createHardware } from '../planner/hardware.ts'
 import type { Inventory } from '../planner/inventory.ts'
 import { isSynced, type ModelSyncPorts, syncModels, syncNote } from '../planner/model-sync.ts'
 import type { Adapter, Target } from '../routing/types.ts'
@@ -16,6 +17,7 @@ import type { Pool } from '../store/pool.ts'
 import { openAlerts } from './alerts.ts'
 import type { Settings } from './config.ts'
 import { discovery } from './fleet.ts'
+import { ownDeviceId } from './own-device.ts'
 
 export interface Planner {
   /** Does nothing where this process has another role. */
@@ -76,6 +78,8 @@ export function openPlanner(ports: {
     now: () => performance.now()
   }
   const alerts = openAlerts(ports)
+  // Of this host, and so in each process, not once for all.
+  const hardware = createHardware({ pool, deviceId: ownDeviceId(), log })
   const chores = createChores({
     pool,
     processId,
@@ -112,7 +116,9 @@ export function openPlanner(ports: {
 
   return {
     start() {
-      if (isPlanner) chores.start()
+      if (!isPlanner) return
+      chores.start()
+      hardware.start()
     },
     missing({ upstream }) {
       inventory.refresh(upstream.id)
@@ -120,6 +126,7 @@ export function openPlanner(ports: {
       if (isSynced(upstream)) callChore(pool, modelSync, 10 * minuteMs).catch(error => log('the models could not be listed again', error))
     },
     async close() {
+      await hardware.close()
       await chores.close()
       await alerts.close()
     }

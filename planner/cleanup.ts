@@ -1,6 +1,9 @@
-// Forgets what is old, in small steps: finished jobs, days of events, sources that have not come for long.
+// Forgets what is old, in small steps: finished jobs, days of events, sources that have not come for long, what was found and measured.
 
 import { setTimeout } from 'node:timers/promises'
+import { forgetBenchmarks } from '../store/benchmarks.ts'
+import { forgetMetrics } from '../store/device-metrics.ts'
+import { forgetDiscoveries } from '../store/fleet.ts'
 import { deleteOldJobs, forgetSources, isBusy, keepEventDays } from '../store/jobs/cleanup.ts'
 import type { Pool } from '../store/pool.ts'
 
@@ -15,6 +18,9 @@ export interface CleanupPorts {
 const usualBatch = { rows: 5_000, pauseMs: 500 }
 const eventDays = 2
 const sourceDays = 30
+const discoveryDays = 30
+const benchmarkDays = 90
+const metricsDays = 7
 // While somebody waits for a machine, jobs that are too old may stay for a day more.
 const graceDays = 1
 
@@ -25,12 +31,21 @@ const graceDays = 1
 export async function cleanUp({ pool, retentionDays, batch = usualBatch }: CleanupPorts, signal: AbortSignal): Promise<string> {
   const failures: unknown[] = []
   let deleted = 0
-  let forgotten = 0
+  let sources = 0
+  let discoveries = 0
+  let benchmarks = 0
   // First, because events of a day that has no place of its own cannot be dropped as a whole.
   await attempt(() => keepEventDays(pool, eventDays))
   await attempt(async () => {
-    forgotten = await forgetSources(pool, sourceDays)
+    sources = await forgetSources(pool, sourceDays)
   })
+  await attempt(async () => {
+    discoveries = await forgetDiscoveries(pool, discoveryDays)
+  })
+  await attempt(async () => {
+    benchmarks = await forgetBenchmarks(pool, benchmarkDays)
+  })
+  await attempt(() => forgetMetrics(pool, metricsDays))
   await attempt(async () => {
     for (;;) {
       signal.throwIfAborted()
@@ -43,7 +58,7 @@ export async function cleanUp({ pool, retentionDays, batch = usualBatch }: Clean
   })
   signal.throwIfAborted()
   if (failures.length > 0) throw failures[0]
-  return `${deleted} jobs and ${forgotten} sources forgotten`
+  return `${deleted} jobs, ${sources} sources, ${discoveries} discovery runs and ${benchmarks} benchmarks forgotten`
 
   async function attempt(act: () => Promise<unknown>): Promise<void> {
     if (signal.aborted) return

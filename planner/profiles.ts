@@ -48,6 +48,7 @@ export function createProfiles({
   let readUntil: Date | null = null
   let timer: NodeJS.Timeout | null = null
   let flushing: Promise<void> | null = null
+  let closed = false
   let failing = false
 
   function entryOf(deviceId: string, model: string): Entry {
@@ -109,9 +110,13 @@ export function createProfiles({
     },
     flush: flushOnce,
     async close() {
+      if (closed) return
+      closed = true
       if (timer !== null) clearInterval(timer)
       await flushing
-      await flush()
+      for (const entry of entries.values()) {
+        if (entry.fresh.length > 0) await write(entry).catch((error: unknown) => log('what was learned of machines last is lost', error))
+      }
     }
   }
 }

@@ -119,6 +119,16 @@ export async function openBenchmarks(pool: Pool): Promise<BenchmarkRecord[]> {
   return rows
 }
 
+/** Forgets those that were over more than `days` days ago. */
+export async function forgetBenchmarks(pool: Pool, days: number): Promise<number> {
+  const { rowCount } = await pool.query({
+    name: 'benchmarks.forget',
+    text: 'delete from benchmarks where finished_at < now() - make_interval(days => $1)',
+    values: [days]
+  })
+  return rowCount ?? 0
+}
+
 /** It runs, and is so far. Of one that is over, nothing changes. */
 export async function saveBenchmark(pool: Pool, id: string, progress: BenchmarkProgress): Promise<void> {
   await pool.query({

@@ -1,6 +1,7 @@
 // Machines as a person sees them: found, approved, limited, up or down; and the runs that find them.
 
 import { fleetChannel, healthChannel } from './channels.ts'
+import type { DeviceMetrics } from './device-metrics.ts'
 import { inTransaction, type Pool } from './pool.ts'
 
 export type DeviceState = 'proposed' | 'approved' | 'blocked'
@@ -45,6 +46,8 @@ export interface DeviceRecord {
   readonly taken: number
   readonly models: readonly string[]
   readonly limits: StoredLimits | null
+  /** Read last, of a machine that a gateway runs on. `at` in ISO 8601. */
+  readonly metrics: (DeviceMetrics & { readonly at: string }) | null
 }
 
 const deviceColumns = `
@@ -57,7 +60,14 @@ array(select model from device_models where device_models.device_id = devices.id
           'ramGb', ram_gb, 'vramGb', vram_gb, 'maxParamsB', max_params_b, 'maxSizeGb', max_size_gb, 'maxContextK', max_context_k,
           'maxConcurrency', device_limits.max_concurrency, 'watts', watts, 'allowModels', allow_models, 'denyModels', deny_models)
    from device_limits
-  where device_limits.device_id = devices.id) as limits`
+  where device_limits.device_id = devices.id) as limits,
+(select json_build_object(
+          'at', at, 'cpuPercent', cpu_percent, 'memoryUsedBytes', memory_used_bytes, 'memoryTotalBytes', memory_total_bytes,
+          'gpuName', gpu_name, 'vramUsedBytes', vram_used_bytes, 'vramTotalBytes', vram_total_bytes)
+   from device_metrics
+  where device_metrics.device_id = devices.id
+  order by at desc
+  limit 1) as metrics`
 
 // More machines than anybody has.
 const devicesAtMost = 1_000
@@ -94,6 +104,14 @@ export interface FoundDevice {
   /** A rule of the configuration approves it. */
   readonly isApproved: boolean
 }
+
+// Tailscale came to know an address: the machine stays, and has another key.
+const keysSql = `
+update devices
+   set key = given.key
+  from jsonb_to_recordset($1::jsonb) as given (id text, key text)
+ where devices.id = given.id
+   and devices.key <> given.key`
 
 const foundSql = `
 with given as (
@@ -148,9 +166,45 @@ select id, 'gone' from gone`
 /** What a look around found, and what was not there any more. Nothing is deleted: what a person said of a machine stays. */
 export async function saveFound(pool: Pool, found: readonly FoundDevice[], goneIds: readonly string[]): Promise<void> {
   await inTransaction(pool, async tx => {
+    await tx.query({ name: 'fleet.keys', text: keysSql, values: [JSON.stringify(found)] })
     await tx.query({ name: 'fleet.found', text: foundSql, values: [JSON.stringify(found)] })
     await tx.query({ name: 'fleet.gone', text: goneSql, values: [goneIds] })
     await tx.query({ name: 'fleet.notify', text: 'select pg_notify($1, $2)', values: [fleetChannel, ''] })
+  })
+}
+
+const hostileSql = `
+with given as (
+  select *
+    from jsonb_to_recordset($1::jsonb)
+      as row (id text, reason text)
+), marked as (
+  update devices
+     set marks = array_append(marks, 'hostile')
+    from given
+   where devices.id = given.id
+     and not 'hostile' = any (marks)
+  returning devices.id, given.reason
+)
+insert into device_events (device_id, kind, note)
+select id, 'marked', left('hostile: ' || reason, 1000)
+  from marked`
+
+/** Marks machines that answered as no honest server does, which is an event with the reason, and takes the mark from those that are well. */
+export async function markHostile(
+  pool: Pool,
+  hostile: readonly { readonly id: string; readonly reason: string }[],
+  wellIds: readonly string[]
+): Promise<void> {
+  await pool.query({ name: 'fleet.hostile', text: hostileSql, values: [JSON.stringify(hostile)] })
+  await pool.query({
+    name: 'fleet.well',
+    text: `
+update devices
+   set marks = array_remove(marks, 'hostile')
+ where id = any ($1::text[])
+   and 'hostile' = any (marks)`,
+    values: [wellIds]
   })
 }
 
@@ -286,18 +340,18 @@ export async function livingProcesses(pool: Pool): Promise<{ readonly id: string
   return rows
 }
 
-/** The version of its server, and what that says of it. A new mark is an event. */
+/** The version of its server, and what that says of it. A new mark is an event; that of `markHostile` stays. */
 export async function setVersion(pool: Pool, id: string, version: string, marks: readonly string[]): Promise<void> {
   await pool.query({
     name: 'fleet.version',
     text: `
 with before as (
-  select marks from devices where id = $1
+  select array_remove(marks, 'hostile') as marks from devices where id = $1
 ), changed as (
   update devices
-     set version = $2, marks = $3
+     set version = $2, marks = $3::text[] || case when 'hostile' = any (marks) then array['hostile'] else '{}' end
    where id = $1
-     and (version is distinct from $2 or marks <> $3)
+     and (version is distinct from $2 or array_remove(marks, 'hostile') <> $3)
   returning id
 )
 insert into device_events (device_id, kind, note)

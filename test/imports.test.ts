@@ -45,6 +45,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   'node-pg-migrate': ['store/'],
   '@pydantic/genai-prices': ['ledger/'],
   grammy: ['planner/alerts/'],
+  systeminformation: ['planner/hardware'],
   pino: ['bin/'],
   commander: ['bin/'],
   'close-with-grace': ['bin/'],

@@ -117,10 +117,23 @@ export function deviceObject(record: DeviceRecord, { used }: DeviceView): Readon
           })),
     models_found: record.modelsFound,
     limits: record.limits === null ? null : limitsObject(record.limits),
+    metrics: record.metrics === null ? null : metricsObject(record.metrics),
     created_at: record.createdAt.toISOString(),
     found_at: record.foundAt?.toISOString() ?? null,
     gone_at: record.goneAt?.toISOString() ?? null,
     seen_at: record.seenAt?.toISOString() ?? null
+  }
+}
+
+function metricsObject(metrics: NonNullable<DeviceRecord['metrics']>): Record<string, unknown> {
+  return {
+    at: new Date(metrics.at).toISOString(),
+    cpu_percent: metrics.cpuPercent,
+    memory_used_bytes: metrics.memoryUsedBytes,
+    memory_total_bytes: metrics.memoryTotalBytes,
+    gpu_name: metrics.gpuName,
+    vram_used_bytes: metrics.vramUsedBytes,
+    vram_total_bytes: metrics.vramTotalBytes
   }
 }
 

@@ -15,7 +15,8 @@ const stuckMs = 60_000
 const namesAtMost = 10
 
 const marks: Readonly<Record<string, string>> = {
-  old_ollama: 'runs an Ollama before 0.17.1, which can be made to give away its memory (CVE-2026-7482): update it'
+  old_ollama: 'runs an Ollama before 0.17.1, which can be made to give away its memory (CVE-2026-7482): update it',
+  hostile: 'answers as no honest server does, and is sent nothing'
 }
 
 /** The most urgent first. */

@@ -44,6 +44,22 @@ const profile = {
   }
 }
 
+const bytes = (description: string) => nullable('integer', { minimum: 0, description })
+const metrics = {
+  type: 'object',
+  description: 'Read last, once a minute, of a machine that a gateway runs on; null where nothing is known.',
+  required: ['at'],
+  properties: {
+    at: { type: 'string', format: 'date-time' },
+    cpu_percent: figure('Of all its cores together.'),
+    memory_used_bytes: bytes('Without what only caches hold.'),
+    memory_total_bytes: bytes('Its main memory.'),
+    gpu_name: nullable('string', { description: 'Of the GPU with the most memory.' }),
+    vram_used_bytes: bytes('Of that GPU.'),
+    vram_total_bytes: bytes('Of that GPU.')
+  }
+}
+
 export const fleetSchemas = {
   DevicePatch: {
     type: 'object',
@@ -70,7 +86,7 @@ export const fleetSchemas = {
       os: nullable('string'),
       tags: { type: 'array', items: { type: 'string' } },
       version: nullable('string', { description: 'Of its server.' }),
-      marks: { type: 'array', items: { type: 'string' }, description: 'What a person should know, such as old_ollama.' },
+      marks: { type: 'array', items: { type: 'string' }, description: 'What a person should know, such as old_ollama or hostile.' },
       max_concurrency: { type: 'integer' },
       in_use: { type: 'integer', description: 'Places that are taken now.' },
       watts: nullable('number'),
@@ -91,6 +107,7 @@ export const fleetSchemas = {
       },
       models_found: nullable('integer'),
       limits: { oneOf: [limits, { type: 'null' }] },
+      metrics: { oneOf: [metrics, { type: 'null' }] },
       created_at: { type: 'string', format: 'date-time' },
       found_at: time,
       gone_at: time,
@@ -165,6 +182,7 @@ const device = {
   ],
   models_found: 1,
   limits: { max_concurrency: 2 },
+  metrics: null,
   created_at: '2026-11-20T09:30:00.000Z',
   found_at: '2026-11-20T09:30:00.000Z',
   gone_at: null,

@@ -40,7 +40,7 @@ export interface UnreachableMachine {
 
 export interface LookResult {
   readonly found: readonly FoundMachine[]
-  /** Not those of this machine that were only guessed at. */
+  /** Not those of this machine that were only guessed at, unless one that is known turned hostile. */
   readonly unreachable: readonly UnreachableMachine[]
   readonly tailscale: { readonly state: TailscaleState; readonly message: string }
   readonly tookMs: number
@@ -56,6 +56,8 @@ export interface LookPorts {
   readonly ollamaHost?: string | null
   /** Names given before, by key: they stay, and nobody else gets them. */
   readonly names?: ReadonlyMap<string, string>
+  /** Names that others have. */
+  readonly taken?: readonly string[]
   readonly probe: Probe
   readonly now: () => number
   /** Addresses and ports at once. */
@@ -96,7 +98,7 @@ export async function look(ports: LookPorts): Promise<LookResult> {
     if (answer === undefined) continue
     const name = names.get(candidate.key) as string
     if (answer.kind !== 'nothing') found.push(toFound(candidate, name, answer))
-    else if (!candidate.isGuess) {
+    else if (!candidate.isGuess || (answer.reason === 'hostile' && ports.names?.has(candidate.key))) {
       unreachable.push({ address: candidate.address, port: candidate.port, name, reason: answer.reason, detail: answer.detail })
     }
   }
@@ -170,8 +172,11 @@ function placeIn(text: string): { address: string; port: number } | null {
 }
 
 /** By key. Every candidate has one, found or not: a stranger's machine does not take the name of one that is silent today. */
-function namesOf(candidates: readonly Candidate[], { known, names = new Map(), ports }: LookPorts): ReadonlyMap<string, string> {
-  const taken = new Set([...names.values(), ...known.flatMap(({ name }) => name ?? [])])
+function namesOf(
+  candidates: readonly Candidate[],
+  { known, names = new Map(), taken: others = [], ports }: LookPorts
+): ReadonlyMap<string, string> {
+  const taken = new Set([...others, ...names.values(), ...known.flatMap(({ name }) => name ?? [])])
   const given = new Map<string, string>()
   for (const candidate of candidates) {
     const name = names.get(candidate.key) ?? freeName(wishOf(candidate, ports[0]), candidate.key, taken)

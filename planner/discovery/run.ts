@@ -1,11 +1,11 @@
 // One run of discovery: looks around, compares with what was known, writes it down, and says what came of it.
 
 import { matchesAny } from '../../routing/patterns.ts'
-import { beginDiscovery, type FoundDevice, finishDiscovery, listDevices, saveFound } from '../../store/fleet.ts'
+import { beginDiscovery, type FoundDevice, finishDiscovery, listDevices, markHostile, saveFound } from '../../store/fleet.ts'
 import type { Pool } from '../../store/pool.ts'
 import { compare } from './compare.ts'
 import { type FoundMachine, type LookResult, look } from './look.ts'
-import type { Probe } from './probe.ts'
+import { originOf, type Probe } from './probe.ts'
 import { readTailscale, type TailscaleReading } from './tailscale.ts'
 
 export interface ApprovalRules {
@@ -51,7 +51,8 @@ export async function discover(ports: DiscoveryPorts, signal: AbortSignal): Prom
   const id = ports.newId()
   await beginDiscovery(pool, id)
   try {
-    const devices = (await listDevices(pool)).filter(({ key, onlyHost }) => key !== null && (onlyHost === null || onlyHost === host))
+    const all = await listDevices(pool)
+    const devices = all.filter(({ key, onlyHost }) => key !== null && (onlyHost === null || onlyHost === host))
     const before = devices.map(device => ({
       id: device.id,
       isGone: device.goneAt !== null,
@@ -68,22 +69,30 @@ export async function discover(ports: DiscoveryPorts, signal: AbortSignal): Prom
       ports: ports.ports,
       known: ports.known,
       names: new Map(before.map(device => [device.key, device.id])),
+      taken: all.map(device => device.id),
       probe: ports.probe,
       now: ports.now,
       signal
     })
     const isReadable = seen.tailscale.state === 'running'
-    const { added, changed, gone } = compare(before, seen.found, isReadable)
+    const { added, changed, gone, kept } = compare(before, seen.found, isReadable)
     // An address keeps its name when Tailscale comes to know it, or forgets it.
-    const nameOf = new Map(changed.map(({ before: device, machine }) => [machine.key, device.id]))
-    const found = seen.found.map(machine => toDevice(machine, nameOf.get(machine.key) ?? machine.name, ports))
-    const missing = gone.filter(({ isGone, key }) => !isGone && isJudged(key, isReadable))
+    const beforeOf = new Map([...changed, ...kept].flatMap(({ before: device, machine }) => (machine ? [[machine.key, device]] : [])))
+    const found = seen.found.map(machine => toDevice(machine, beforeOf.get(machine.key) ?? null, ports))
+    const foundIds = found.map(device => device.id)
+    const hostile = hostileOf(
+      before.filter(({ id }) => !foundIds.includes(id)),
+      seen.unreachable
+    )
+    // Those are there: what they answer is what is wrong with them.
+    const missing = gone.filter(({ id, isGone, key }) => !isGone && isJudged(key, isReadable) && !hostile.some(one => one.id === id))
     await saveFound(
       pool,
       found,
       missing.map(device => device.id)
     )
-    const back = before.filter(device => device.isGone && seen.found.some(({ key }) => key === device.key))
+    await markHostile(pool, hostile, foundIds)
+    const back = before.filter(device => device.isGone && foundIds.includes(device.id))
     const result: DiscoveryResult = {
       tailscale: seen.tailscale,
       found: found.map(device => ({ id: device.id, url: device.url, models: device.modelCount, version: device.version })),
@@ -101,16 +110,36 @@ export async function discover(ports: DiscoveryPorts, signal: AbortSignal): Prom
   }
 }
 
+/** Machines that are known, by name or address, and answered as no honest server does. */
+function hostileOf(
+  before: readonly { readonly id: string; readonly url: string }[],
+  unreachable: LookResult['unreachable']
+): readonly { readonly id: string; readonly reason: string }[] {
+  const hostile = unreachable.filter(({ reason }) => reason === 'hostile')
+  return before.flatMap(({ id, url }) => {
+    const { origin } = new URL(url)
+    const answer = hostile.find(({ name, address, port }) => name === id || originOf(address, port) === origin)
+    return answer === undefined ? [] : [{ id, reason: answer.detail }]
+  })
+}
+
 /** Without Tailscale nothing is known of the tailnet, but this machine's own neighbours were asked. */
 function isJudged(key: string, isReadable: boolean): boolean {
   return isReadable || key.startsWith('http://127.')
 }
 
-function toDevice(machine: FoundMachine, id: string, { host, approve }: DiscoveryPorts): FoundDevice {
+function toDevice(
+  machine: FoundMachine,
+  before: { readonly id: string; readonly key: string } | null,
+  { host, approve }: DiscoveryPorts
+): FoundDevice {
   const isHere = isLoopback(machine.url)
+  const id = before?.id ?? machine.name
+  // A node's id stays for the time that Tailscale is away.
+  const key = before !== null && machine.key.startsWith('http://') ? before.key : machine.key
   return {
     id,
-    key: isHere ? `${host} ${machine.key}` : machine.key,
+    key: isHere ? `${host} ${key}` : key,
     url: machine.url,
     adapter: machine.kind,
     origin: machine.origin,

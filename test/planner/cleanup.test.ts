@@ -31,7 +31,7 @@ t.test('jobs that ended before the retention are deleted with their attempts, in
      values (gen_random_uuid(), gen_random_uuid(), $1, 'me', 'p', 'm', 'ok', 1, 1, 0, 0, 5, 'config', false, 1, now(), now())`,
     [old[0]]
   )
-  t.equal(await clean(rows, { batch: { rows: 3, pauseMs: 1 } }), '7 jobs and 0 sources forgotten')
+  t.equal(await clean(rows, { batch: { rows: 3, pauseMs: 1 } }), '7 jobs, 0 sources, 0 discovery runs and 0 benchmarks forgotten')
   const { rows: left } = await rows.pool.query('select id from jobs order by id')
   t.same(
     left.map(({ id }) => id),
@@ -72,17 +72,52 @@ t.test('a source that sent nothing for 30 days is forgotten, unless it still wai
   const rows = await createRows(t)
   await rows.pool.query(
     `insert into source_vtime (source, class, vfinish, changed_at) values
-     ('gone', 2, 5, $1), ('here', 2, 5, $2), ('waits', 2, 5, $1), ('waits', 3, 5, $1)`,
+     ('gone', 2, 5, $1), ('here', 2, 5, $2), ('over', 2, 5, $1), ('waits', 2, 5, $1), ('waits', 3, 5, $1)`,
     [daysAgo(31), daysAgo(29)]
   )
   await rows.job({ source: 'waits' })
-  t.match(await clean(rows), /2 sources/)
+  // Young jobs, which stay: none of them waits any more.
+  for (const status of ['done', 'error', 'cancelled']) await rows.job({ source: 'over', status })
+  t.match(await clean(rows), /3 sources/)
   const { rows: left } = await rows.pool.query('select source, class from source_vtime order by source')
   t.same(left, [
     { source: 'here', class: 2 },
     { source: 'waits', class: 2 }
   ])
+  t.equal((await rows.pool.query(`select from jobs where source = 'over'`)).rowCount, 3)
 })
+
+t.test(
+  'what was found and measured is forgotten: looks after 30 days but never the last, benchmarks after 90, readings after 7',
+  async t => {
+    const { pool, ...rows } = await createRows(t)
+    const run = (days: number) =>
+      pool.query('insert into discovery_runs (id, started_at, finished_at) values (gen_random_uuid(), $1, $1)', [daysAgo(days)])
+    await run(33)
+    await run(32)
+    await run(31)
+    const benchmark = (model: string, finishedAt: Date | null, createdAt: Date) =>
+      pool.query(
+        `insert into benchmarks (id, provider, target, model, task, state, runs, requested_by, progress, created_at, finished_at)
+       values (gen_random_uuid(), 'p', 'p/' || $1, $1, 'chat', case when $2::timestamptz is null then 'running' else 'done' end, 1, 'me', '{}', $3, $2)`,
+        [model, finishedAt, createdAt]
+      )
+    await benchmark('old', daysAgo(91), daysAgo(91))
+    await benchmark('young', daysAgo(89), daysAgo(91))
+    await benchmark('open', null, daysAgo(91))
+    await pool.query(`insert into devices (id, url, adapter, max_concurrency) values ('box', 'http://127.0.0.1:9', 'ollama', 1)`)
+    await pool.query(`insert into device_metrics (device_id, at, cpu_percent) values ('box', $1, 1), ('box', $2, 2)`, [
+      daysAgo(7.1),
+      daysAgo(6.9)
+    ])
+    t.equal(await clean({ ...rows, pool }), '0 jobs, 0 sources, 2 discovery runs and 1 benchmarks forgotten')
+    t.match((await pool.query('select started_at from discovery_runs')).rows, [{ started_at: Date }])
+    t.same((await pool.query('select model from benchmarks order by model')).rows, [{ model: 'open' }, { model: 'young' }])
+    t.same((await pool.query('select cpu_percent from device_metrics')).rows, [{ cpu_percent: 2 }])
+    await run(1)
+    t.match(await clean({ ...rows, pool }), / 1 discovery runs/)
+  }
+)
 
 t.test('a job that somebody is at is left', async t => {
   const rows = await createRows(t)
