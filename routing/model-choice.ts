@@ -39,7 +39,9 @@ export function scoreOf({ maxContextTokens, price }: Pick<ModelListing, 'maxCont
  * of 0 is a price, but nothing can be divided by it. Embedding models have no rank: there are few, and nothing stands in for one of them.
  */
 export function chooseModels(listings: readonly ModelListing[], rules: ChoiceRules): Choice[] {
-  const scored = listings.map(listing => ({ listing, score: scoreOf(listing), leftOut: unfit(listing, rules) }))
+  // A list without any price is that of a server that tells none: then it is no reason.
+  const tellsPrices = listings.some(({ price }) => price !== null)
+  const scored = listings.map(listing => ({ listing, score: scoreOf(listing), leftOut: unfit(listing, rules, tellsPrices) }))
   const ranked = scored.filter(({ listing, leftOut }) => leftOut === null && listing.operations.includes('chat'))
   const byRank = ranked.toSorted(
     (a, b) => (b.score ?? 0) - (a.score ?? 0) || (b.listing.createdAt ?? 0) - (a.listing.createdAt ?? 0) || compare(a.listing, b.listing)
@@ -55,9 +57,9 @@ export function chooseModels(listings: readonly ModelListing[], rules: ChoiceRul
   })
 }
 
-function unfit({ operations, price }: ModelListing, { maxUsdPer1m }: ChoiceRules): LeftOut | null {
+function unfit({ operations, price }: ModelListing, { maxUsdPer1m }: ChoiceRules, tellsPrices: boolean): LeftOut | null {
   if (operations.length === 0) return 'no_text'
-  if (price === null) return 'price_unknown'
+  if (price === null) return tellsPrices ? 'price_unknown' : null
   return meanUsdPer1m(price) > maxUsdPer1m ? 'too_expensive' : null
 }
 

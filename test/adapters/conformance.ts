@@ -140,7 +140,12 @@ export function faultsOf({ calls, end, usage }: Heard, stream: boolean): string[
   if (count(stream ? 'body' : 'frames') > 0) faults.push(`a ${stream ? 'body for a stream' : 'stream for a body'}`)
   if (end?.ok === true && !stream && count('body') !== 1) faults.push('no body')
   if (end !== null && !end.ok && end.error.name !== 'GatewayError') faults.push(`ended with ${end.error}`)
-  if (usage !== null && !Object.values(usage).every(figure => figure === null || (Number.isInteger(figure) && figure >= 0))) {
+  const { timings = {}, ...figures } = usage ?? {}
+  const isSane = [...Object.values(figures), ...Object.values(timings)].every(
+    figure => figure === null || (Number.isFinite(figure) && Number(figure) >= 0)
+  )
+  const isWhole = Object.entries(figures).every(([, figure]) => figure === null || Number.isInteger(figure))
+  if (!isSane || !isWhole) {
     faults.push(`senseless figures: ${JSON.stringify(usage)}`)
   }
   return faults

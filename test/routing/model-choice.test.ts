@@ -78,6 +78,14 @@ t.test('free models take no place of those that cost, and embedding models none 
   )
 })
 
+t.test('of a server that tells no prices, the first of its list are offered', async t => {
+  t.same(outcome([listing('a', { price: null }), listing('b', { price: null }), listing('c', { price: null })]), {
+    a: null,
+    b: null,
+    c: 'below_the_top'
+  })
+})
+
 t.test('what the operator has named is offered at any price', async t => {
   const all = [listing('a'), listing('b'), listing('c', { price: price(90, 90) }), listing('openrouter/auto', { price: null })]
   t.same(outcome(all, { wished: new Set(['c', 'openrouter/auto']) }), { a: null, b: null, c: null, 'openrouter/auto': null })
