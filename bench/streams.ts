@@ -178,7 +178,8 @@ async function readElsewhere(): Promise<void> {
   process.send?.('reading')
   await once(process, 'message')
   await reading
-  process.send?.(latencies)
+  // A long message is cut off by what disconnects before it has left.
+  await new Promise(resolve => process.send?.(latencies, resolve))
   await side.close()
   process.disconnect()
 }
