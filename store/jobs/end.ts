@@ -27,9 +27,21 @@ export interface TicketOptions {
 export const ticketQueue = 'jobs'
 export const webhookQueue = 'webhooks'
 
+// Its statements are long and few: each is read and planned once for a connection, as ours are, and not for every ticket.
+const prepared = new Map<string, string>()
+const preparedAtMost = 50
+
 /** Lets pg-boss write within our transaction. */
 export function within(tx: Transaction): TicketOptions {
-  return { db: { executeSql: (text, values) => tx.query(text, values) } }
+  return {
+    db: {
+      executeSql(text, values) {
+        let name = prepared.get(text)
+        if (name === undefined && prepared.size < preparedAtMost) prepared.set(text, (name = `boss.${prepared.size + 1}`))
+        return tx.query(name === undefined ? { text, ...(values && { values }) } : { name, text, ...(values && { values }) })
+      }
+    }
+  }
 }
 
 export interface JobEnd {
