@@ -4,6 +4,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Jobs } from '../queue/types.ts'
 import type { Dispatch } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
+import { deadlineExceeded } from '../routing/patience.ts'
 import type { RunSummary } from '../routing/ports.ts'
 import type { Caller, ModelRequest, Patience } from '../routing/types.ts'
 import { callerOf, limitsName } from './caller.ts'
@@ -16,7 +17,7 @@ import { identity, type Presenter } from './presenter.ts'
 import { createReply } from './reply.ts'
 import { mayRespondAsync, respondAsync } from './respond-async.ts'
 import type { Streams } from './streams.ts'
-import { deadlineExceeded, patienceOf, remainingMs } from './waiting.ts'
+import { patienceOf, remainingMs } from './waiting.ts'
 
 export interface AnswerPorts {
   readonly dispatch: Dispatch

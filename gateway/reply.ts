@@ -4,6 +4,7 @@ import type { ServerResponse } from 'node:http'
 import { formatUsd } from '../routing/cost.ts'
 import type { Run } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
+import { deadlineExceeded } from '../routing/patience.ts'
 import type { Reply, ReplyFacts, RunSummary } from '../routing/ports.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { Patience } from '../routing/types.ts'
@@ -11,7 +12,7 @@ import { type RequestContext, standardHeaders } from './context.ts'
 import { errorReply } from './plugins/errors.ts'
 import type { Presenter } from './presenter.ts'
 import type { OpenStream, Streams } from './streams.ts'
-import { deadlineExceeded, queuedComment, remainingMs } from './waiting.ts'
+import { queuedComment, remainingMs } from './waiting.ts'
 
 export const keepAlive = Buffer.from(': keep-alive\n\n')
 // Status and headers wait for the first token this long, then go out without it.

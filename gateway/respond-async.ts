@@ -4,6 +4,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Jobs, NewJob } from '../queue/types.ts'
 import type { Dispatch } from '../routing/dispatch.ts'
+import { deadlineExceeded } from '../routing/patience.ts'
 import type { Caller, ModelRequest, Patience } from '../routing/types.ts'
 import { readBody } from './body.ts'
 import { placed } from './jobs/placing.ts'
@@ -11,7 +12,7 @@ import { showJob } from './jobs/show.ts'
 import { readIdempotency } from './jobs/submission.ts'
 import type { Admission } from './limits.ts'
 import type { Streams } from './streams.ts'
-import { deadlineExceeded, remainingMs } from './waiting.ts'
+import { remainingMs } from './waiting.ts'
 
 const attemptsAtMost = 3
 

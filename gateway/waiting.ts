@@ -2,10 +2,10 @@
 
 import type { IncomingHttpHeaders } from 'node:http'
 import { GatewayError } from '../routing/errors.ts'
+import { deadlineName } from '../routing/patience.ts'
 import type { WaitingPlace } from '../routing/ports.ts'
 import type { Patience } from '../routing/types.ts'
 
-const deadlineName = 'x-llm-mcp-deadline-ms'
 const disconnectName = 'x-llm-mcp-on-disconnect'
 const deadlineMsAtMost = 86_400_000
 
@@ -36,14 +36,6 @@ function readDisconnect(text: string): Patience['onDisconnect'] {
 /** What is left of the deadline of a request that arrived at `startedAt`; null without one, 0 or less when it has passed. */
 export function remainingMs(patience: Patience | null, startedAt: number): number | null {
   return patience === null || patience.deadlineMs === null ? null : startedAt + patience.deadlineMs - performance.now()
-}
-
-/** Told to a client whose deadline has passed. */
-export function deadlineExceeded(patience: Patience | null, stream: boolean): GatewayError {
-  const what = stream ? 'first token' : 'answer'
-  return new GatewayError('deadline_exceeded', `There was no ${what} within the ${patience?.deadlineMs} ms of ${deadlineName}.`, {
-    param: deadlineName
-  })
 }
 
 /** A comment of server-sent events, which no client takes for a token: `: queued position=3 eta_ms=1200`. */

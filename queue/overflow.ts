@@ -2,6 +2,7 @@
 
 import type { Overflow, Run } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
+import { deadlineExceeded } from '../routing/patience.ts'
 import type { CallRecord, Reply, RunSummary } from '../routing/ports.ts'
 import type { Caller, ModelRequest } from '../routing/types.ts'
 import type { JobRow } from '../store/jobs/submit.ts'
@@ -164,7 +165,7 @@ export function createWaiters(ports: OverflowPorts): Waiters {
       const state = states.get(waiter.jobId)
       if (waiter.isOver || waiter.run !== null) continue
       // Its wait is over by the database's clock, which ends what this process forgot.
-      if (state?.status === 'error') stopped(waiter.jobId, busyTooLong(waiter))
+      if (state?.status === 'error') stopped(waiter.jobId, waitedTooLong(waiter))
       else if (state === undefined || (state.status !== 'queued' && state.status !== 'running')) stopped(waiter.jobId, null)
       else if (state.status === 'queued') waiter.client?.waiting?.({ jobId: waiter.jobId, ...state.outlook })
     }
@@ -206,12 +207,13 @@ export function createWaiters(ports: OverflowPorts): Waiters {
   function tooLate(waiter: Waiter): void {
     if (waiter.isOver || waiter.run !== null) return
     ports.onOutcome('timeout')
-    const error = busyTooLong(waiter)
+    const error = waitedTooLong(waiter)
     end(waiter, error, 'failed')
     if (waiter.isStored) remove(waiter, error)
   }
 
-  function busyTooLong({ request }: Waiter): GatewayError {
+  function waitedTooLong({ request }: Waiter): GatewayError {
+    if (request.patience?.deadlineMs != null) return deadlineExceeded(request.patience, request.stream)
     return new GatewayError('no_capacity', `Every machine for "${request.model}" was busy for too long.`, {
       retryAfterMs: Math.min(60_000, Math.max(1_000, ports.usualMs(request)))
     })

@@ -329,14 +329,32 @@ t.test('while the database is away nobody is taken for gone', async t => {
 })
 
 t.test('whoever has waited as long as it may is told when to come again', async t => {
+  const pass = clockOf(t)
   const house = open(t)
-  const { client, id } = house.begin({ deadlineMs: 60, onDisconnect: 'cancel' })
+  const { client, id } = house.begin({ deadlineMs: null, onDisconnect: 'cancel' })
   const jobId = await id()
-  await until('it is over', () => client.summaries.length > 0)
+  await pass(279_000)
+  t.same(client.told, [])
+  await pass(1_000)
   t.match(client.summaries, [{ outcome: 'failed', error: { code: 'no_capacity', retryAfterMs: 4_000 } }])
   t.same([house.cancelled, house.reasons], [[jobId], ['no_capacity']], 'and the job says the same')
   t.match(house.waiters.held(jobId), { isCancelled: true, endedBy: { code: 'no_capacity' } })
   t.same(house.outcomes, ['queued', 'timeout'])
+})
+
+t.test('a wait that its own deadline ends is told as that, whoever notices first', async t => {
+  const house = open(t)
+  const { client, id } = house.begin({ deadlineMs: 60, onDisconnect: 'cancel' })
+  const jobId = await id()
+  await until('it is over', () => client.summaries.length > 0)
+  t.match(client.summaries, [{ outcome: 'failed', error: { code: 'deadline_exceeded', message: /within the 60 ms/ } }])
+  t.same([house.cancelled, house.reasons], [[jobId], ['deadline_exceeded']])
+  const ended = house.begin({ deadlineMs: 60_000, onDisconnect: 'cancel' })
+  await ended.id()
+  await until('it waits', () => ended.client.places.length > 0)
+  house.status = 'error'
+  await until('its client to be told', () => ended.client.told.length > 0)
+  t.same(ended.client.told, ['deadline_exceeded deadline_exceeded'], 'also by the clock of the database')
 })
 
 t.test('an attempt that failed and is tried again leaves its client waiting, and all its calls are told in the end', async t => {
@@ -360,7 +378,7 @@ t.test('a second wait ends as the first would have', async t => {
   held?.began(driven())
   held?.over(endWith({ told: new GatewayError('upstream_unavailable', 'no') }), true)
   await until('it is over', () => client.summaries.length > 0)
-  t.same(client.told, ['no_capacity no_capacity'])
+  t.same(client.told, ['deadline_exceeded deadline_exceeded'])
 })
 
 t.test('who wants it done without him: it keeps its prompt, outlives its process, and has no end but its deadline', async t => {
@@ -397,19 +415,20 @@ t.test('one that waits a second time waits for what is left of its time, and its
   await pass(1_000)
   t.equal(client.places.length, places + 1)
   await pass(4_000)
-  t.same(client.told, ['no_capacity no_capacity'])
+  t.same(client.told, ['deadline_exceeded deadline_exceeded'])
 })
 
 t.test('when to come again is between a second and a minute', async t => {
+  const pass = clockOf(t)
   for (const [usualMs, retryAfterMs] of [
     [20, 1_000],
     [4_000, 4_000],
     [3_600_000, 60_000]
   ] as const) {
     const house = open(t, { usualMs: () => usualMs })
-    const { client, id } = house.begin({ deadlineMs: 1, onDisconnect: 'cancel' })
+    const { client, id } = house.begin()
     await id()
-    await until('it is over', () => client.summaries.length > 0)
+    await pass(280_000)
     t.match(client.summaries, [{ error: { retryAfterMs } }])
   }
 })
