@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { carriesOutput, countEvents, failureInAnswer, isPlain } from '../../adapters/shared/chunks.ts'
+import { fc } from '../support/properties.ts'
 
 const event = (json: string) => Buffer.from(`data: ${json}\n\n`)
 

@@ -1,8 +1,8 @@
 // Streams of compatible servers as providers write them, wherever they are cut.
 
-import fc from 'fast-check'
 import t from 'tap'
 import type { Usage } from '../../routing/types.ts'
+import { fc } from '../support/properties.ts'
 import { begin, codeOf, failureOf, type Heard, passed, play, sse, up } from './compatible.ts'
 import { chunk, counted, done, figures, processing, routed, router, routerUsage, spoken, usageChunk } from './compatible-events.ts'
 

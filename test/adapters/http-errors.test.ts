@@ -1,8 +1,8 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import fc from 'fast-check'
 import t from 'tap'
 import { errorFromFailure, errorFromStatus, failureIn } from '../../adapters/shared/http-errors.ts'
 import { cleaned, retryAfterMs } from '../../outbound/said.ts'
+import { fc } from '../support/properties.ts'
 
 const of = (status: number, body: unknown = '', headers: IncomingHttpHeaders = {}) =>
   errorFromStatus('up', status, typeof body === 'string' ? body : JSON.stringify(body), headers)

@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { embeddingsJson, inOrder, readVectors, type Vector, vectorJson } from '../../adapters/shared/vectors.ts'
+import { fc } from '../support/properties.ts'
 
 const float = fc.float({ noNaN: true, noDefaultInfinity: true })
 const base64Of = (values: readonly number[]) => Buffer.from(new Float32Array(values).buffer).toString('base64')

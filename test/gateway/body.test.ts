@@ -1,8 +1,8 @@
 import { isDeepStrictEqual } from 'node:util'
-import fc from 'fast-check'
 import t from 'tap'
 import { readBody } from '../../gateway/body.ts'
 import { GatewayError } from '../../routing/errors.ts'
+import { fc } from '../support/properties.ts'
 
 const read = (text: string) => readBody(Buffer.from(text))
 

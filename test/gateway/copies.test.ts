@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { readBody } from '../../gateway/body.ts'
 import { runWhole } from '../../gateway/copies.ts'
@@ -6,6 +5,7 @@ import type { Dispatch, Run } from '../../routing/dispatch.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { Reply, RunSummary } from '../../routing/ports.ts'
 import type { Caller, Feature, ModelRequest, Target } from '../../routing/types.ts'
+import { fc } from '../support/properties.ts'
 import { until } from '../support/wait.ts'
 
 type Json = Record<string, unknown>

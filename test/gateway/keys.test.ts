@@ -1,8 +1,8 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { createKeyCache, hashKey, type KeyCache, newKey, prefixOf } from '../../gateway/keys.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import { type KeyRecord, noRules } from '../../store/keys.ts'
+import { fc } from '../support/properties.ts'
 
 function record(key: string, changes: Partial<KeyRecord> = {}): KeyRecord {
   return {

@@ -1,8 +1,8 @@
 // Durations in x-ratelimit-reset-*: OpenAI's form, and read back by whoever reads Go's.
 
-import fc from 'fast-check'
 import t from 'tap'
 import { formatDuration } from '../../gateway/limits/durations.ts'
+import { fc } from '../support/properties.ts'
 
 t.test('a duration is written as OpenAI writes it, rounded up', async t => {
   const cases: readonly [ms: number, text: string][] = [

@@ -1,10 +1,10 @@
 // Whatever the order and the spread of requests: no minute admits more than its limit, and none much less.
 
 import { mock } from 'node:test'
-import fc from 'fast-check'
 import t from 'tap'
 import type { Admission, Limits } from '../../gateway/limits.ts'
 import { GatewayError } from '../../routing/errors.ts'
+import { fc } from '../support/properties.ts'
 import { atOnce, attempt, cluster, countAdmitted, perMinute, settled, tokensOf } from './limits-support.ts'
 
 const steps = fc.array(

@@ -1,6 +1,5 @@
 // GET /v1/models: what a key may use, in which order, and what is said of each model.
 
-import fc from 'fast-check'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { decimal, listedModels, type ModelObject, modelObject } from '../../gateway/model-list.ts'
@@ -9,6 +8,7 @@ import { type ModelsPorts, registerModels } from '../../gateway/routes/models.ts
 import { type Alias, type Catalog, createCatalog } from '../../routing/catalog.ts'
 import { type PriceBook, unlistedTarget } from '../../routing/targets.ts'
 import type { Caller, Feature, Target, TokenPrice, Upstream } from '../../routing/types.ts'
+import { fc } from '../support/properties.ts'
 
 const prices: PriceBook = { configured: new Map(), registered: () => null }
 

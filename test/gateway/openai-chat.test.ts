@@ -1,8 +1,8 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { readChatRequest } from '../../gateway/dialects/openai-chat.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { ModelRequest } from '../../routing/types.ts'
+import { fc } from '../support/properties.ts'
 
 type Json = Record<string, unknown>
 

@@ -1,7 +1,6 @@
 // The small decisions of what is passed through: which model a body names, where a path leads, what an answer used, what a failure says.
 
 import { createServer } from 'node:https'
-import fc from 'fast-check'
 import t from 'tap'
 import { checkDestination, checkSegments } from '../../gateway/passthrough/destination.ts'
 import { connectionFailure, failureOf } from '../../gateway/passthrough/failures.ts'
@@ -10,6 +9,7 @@ import { readOpaqueBody } from '../../gateway/passthrough/model.ts'
 import { createUsageWatch } from '../../gateway/passthrough/usage.ts'
 import type { Upstream } from '../../routing/types.ts'
 import { startPassthrough } from '../support/passthrough.ts'
+import { fc } from '../support/properties.ts'
 
 const upstream: Upstream = {
   id: 'openai',

@@ -5,7 +5,6 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createOpenAI } from '@ai-sdk/openai'
 import { generateText, jsonSchema, streamText, tool } from 'ai'
-import fc from 'fast-check'
 import OpenAI from 'openai'
 import { ResponseStream } from 'openai/lib/responses/ResponseStream'
 import t, { type Test } from 'tap'
@@ -13,6 +12,7 @@ import { createResponsesStream } from '../../gateway/dialects/responses/events.t
 import { type ResponseOptions, responseObject } from '../../gateway/dialects/responses/object.ts'
 import { type ResponsesRequest, readResponsesRequest } from '../../gateway/dialects/responses/request.ts'
 import { GatewayError } from '../../routing/errors.ts'
+import { fc } from '../support/properties.ts'
 
 type Json = Record<string, unknown>
 

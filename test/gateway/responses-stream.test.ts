@@ -2,12 +2,12 @@
 
 import assert from 'node:assert/strict'
 import { createParser } from 'eventsource-parser'
-import fc from 'fast-check'
 import t from 'tap'
 import { createResponsesStream, type ResponsesStream } from '../../gateway/dialects/responses/events.ts'
 import { type ResponseOptions, responseObject } from '../../gateway/dialects/responses/object.ts'
 import { readResponsesRequest } from '../../gateway/dialects/responses/request.ts'
 import { GatewayError } from '../../routing/errors.ts'
+import { fc } from '../support/properties.ts'
 
 type Json = Record<string, unknown>
 type Event = Json & { type: string; sequence_number: number }

@@ -1,10 +1,10 @@
 import fs, { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { createJournal, findJournals, type JournalOwner, readRows, removeJournals } from '../../ledger/journal.ts'
 import type { CostRow } from '../../store/costs.ts'
+import { fc } from '../support/properties.ts'
 
 const owner: JournalOwner = { processId: 'p1', pid: 1, startTicks: '2', realm: 'here' }
 

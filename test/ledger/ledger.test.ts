@@ -1,11 +1,11 @@
 import { mock } from 'node:test'
-import fc from 'fast-check'
 import t from 'tap'
 import { createLedger, type RunningLedger } from '../../ledger/ledger.ts'
 import { type ErrorCode, type ErrorOptions, GatewayError } from '../../routing/errors.ts'
 import type { Settlement } from '../../routing/ports.ts'
 import type { Attempt, Caller, Device, Price, Target, Usage } from '../../routing/types.ts'
 import type { CostRow } from '../../store/costs.ts'
+import { fc } from '../support/properties.ts'
 
 const caller: Caller = { keyId: 'key-1', source: 'me', subSource: 'anna', kind: 'source', models: null, providers: null }
 // 360 W at 0.25 $/kWh are 25 nano-dollars a millisecond.

@@ -1,7 +1,7 @@
 import { createParser } from 'eventsource-parser'
-import fc from 'fast-check'
 import t from 'tap'
 import { createSseSplitter, eachEvent, sseData } from '../../outbound/sse.ts'
+import { fc } from '../support/properties.ts'
 
 const plenty = 1 << 30
 

@@ -1,10 +1,10 @@
 // What a machine's answers, silence and tokens say of it, under a virtual clock.
 
-import fc from 'fast-check'
 import t from 'tap'
 import { marksOf } from '../../planner/health/marks.ts'
 import { probersOf } from '../../planner/health/probers.ts'
 import { createPulse, type Pulse } from '../../planner/health/pulse.ts'
+import { fc } from '../support/properties.ts'
 
 /** Asks as the prober would for `ms`, and returns when the verdict first was `down`, or null. The machine answers after `delayMs(at)`, null = never. */
 function live(

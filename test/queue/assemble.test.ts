@@ -1,8 +1,8 @@
 import { deepStrictEqual } from 'node:assert/strict'
-import fc from 'fast-check'
 import { ChatCompletionStream } from 'openai/lib/ChatCompletionStream'
 import t from 'tap'
 import { createAssembler } from '../../queue/assemble.ts'
+import { fc } from '../support/properties.ts'
 
 type Json = Record<string, unknown>
 

@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import t from 'tap'
 import type { EventId, JobEvent } from '../../queue/types.ts'
 import { createDatabase } from '../support/cluster.ts'
+import { fc } from '../support/properties.ts'
 import { until } from '../support/wait.ts'
 import { addJob, claim, claimed, end, endRow, frame, numbered, readAll, requeue, short, startSide } from './events-support.ts'
 

@@ -1,8 +1,8 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { type Alias, type Catalog, type CatalogSource, canonical, createCatalog } from '../../routing/catalog.ts'
 import { type PriceBook, unlistedTarget } from '../../routing/targets.ts'
 import type { Target, Upstream } from '../../routing/types.ts'
+import { fc } from '../support/properties.ts'
 
 const prices: PriceBook = {
   configured: new Map([['openrouter/openai/gpt-4o:nitro', { inputUsdPer1m: 5, outputUsdPer1m: 6 }]]),

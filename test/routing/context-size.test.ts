@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { chooseContextTokens } from '../../routing/context-size.ts'
 import type { Device, ModelMemory } from '../../routing/types.ts'
+import { fc } from '../support/properties.ts'
 
 const gib = 1024 ** 3
 

@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { costOf, formatUsd, tokenCost } from '../../routing/cost.ts'
 import type { Device, Price, Target, TokenPrice, Usage } from '../../routing/types.ts'
+import { fc } from '../support/properties.ts'
 
 const device: Device = { id: 'home', maxConcurrency: 1, watts: 300, vramGb: null, ramGb: null, keepAlive: null, numCtx: null }
 

@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { type Decision, type DecisionInput, type DecisionView, decide } from '../../routing/decide.ts'
 import type { Device, Feature, ModelRequest, Target, Upstream } from '../../routing/types.ts'
+import { fc } from '../support/properties.ts'
 
 const device: Device = { id: 'home', maxConcurrency: 2, watts: 100, vramGb: 24, ramGb: null, keepAlive: null, numCtx: null }
 

@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { type Alias, createCatalog } from '../../routing/catalog.ts'
 import { createDispatch, type DispatchPorts, type Run } from '../../routing/dispatch.ts'
@@ -18,6 +17,7 @@ import type {
   Upstream,
   Usage
 } from '../../routing/types.ts'
+import { fc } from '../support/properties.ts'
 
 const prices: PriceBook = { configured: new Map(), registered: () => null }
 const caller: Caller = { keyId: 'key', source: 'me', subSource: null, kind: 'source', models: null, providers: null }

@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { actualCharge, expectedCharge, inOrder, type Waits } from '../../routing/fair.ts'
+import { fc } from '../support/properties.ts'
 
 const nowMs = 1_000_000_000
 const at = (agoMs: number): Date => new Date(nowMs - agoMs)

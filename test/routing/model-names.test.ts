@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
-import fc from 'fast-check'
 import t from 'tap'
 import { joinKeyOf, joinModels, type ModelFacts, type NamedModel, parseModelName } from '../../routing/model-names.ts'
+import { fc } from '../support/properties.ts'
 
 const none = new Map<string, string>()
 

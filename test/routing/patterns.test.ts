@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { matches, matchesAny } from '../../routing/patterns.ts'
+import { fc } from '../support/properties.ts'
 
 t.test('a star stands for any characters, and for none', async t => {
   const cases: readonly [pattern: string, name: string, result: boolean][] = [

@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { createRetryBudget } from '../../routing/retries.ts'
+import { fc } from '../support/properties.ts'
 
 function budgetAt(startMs = 0) {
   let nowMs = startMs

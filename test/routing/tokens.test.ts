@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { estimateTokens } from '../../routing/tokens.ts'
+import { fc } from '../support/properties.ts'
 
 t.test('a prompt is estimated from its bytes, its messages and its pictures', async t => {
   t.same(estimateTokens({ textBytes: 0, messages: 0, pictures: 0 }), { low: 0, expected: 0 })
