@@ -29,9 +29,6 @@ export interface StreamFigures {
   readonly databaseCpuPercent: number
 }
 
-// Clock ticks a second of /proc/<pid>/stat on Linux.
-const ticksPerSecond = 100
-
 /** Runs it on a database of its own. On Linux, for /proc. */
 export async function measureStreams({ streams = 100, tokensPerSecond = 50, seconds = 10 } = {}): Promise<StreamFigures> {
   const dataDir = mkdtempSync(join(tmpdir(), 'llm-mcp-bench-'))
@@ -147,21 +144,21 @@ function now(): number {
   return performance.timeOrigin + performance.now()
 }
 
-/** Of the server and all its processes. */
+/** Of the server and all its processes. What the scheduler counted: clock ticks charge those too much that wake at a tick. */
 function cpuSeconds(dataDir: string): number {
   const postmaster = readFileSync(join(dataDir, 'postmaster.pid'), 'utf8').split('\n')[0] as string
-  let ticks = 0
+  let nanoseconds = 0
   for (const pid of readdirSync('/proc').filter(name => /^\d+$/.test(name))) {
     try {
-      const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+      const parent = readFileSync(`/proc/${pid}/stat`, 'utf8')
         .replace(/^.*\) /s, '')
-        .split(' ')
-      if (pid === postmaster || fields[1] === postmaster) ticks += Number(fields[11]) + Number(fields[12])
+        .split(' ')[1]
+      if (pid === postmaster || parent === postmaster) nanoseconds += Number(readFileSync(`/proc/${pid}/schedstat`, 'utf8').split(' ')[0])
     } catch {
       // It ended meanwhile.
     }
   }
-  return ticks / ticksPerSecond
+  return nanoseconds / 1e9
 }
 
 function percentiles(values: readonly number[]): { p50: number; p99: number } {
