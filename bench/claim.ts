@@ -6,9 +6,9 @@ import { createCandidates } from '../queue/candidates.ts'
 import { createNotices } from '../queue/notices.ts'
 import { createWorker } from '../queue/worker.ts'
 import { createCatalog } from '../routing/catalog.ts'
-import { decide } from '../routing/decide.ts'
+import { decideAll } from '../routing/decide.ts'
 import { uuidv7 } from '../routing/ids.ts'
-import type { Caller, ModelRequest, Target, Upstream } from '../routing/types.ts'
+import type { Target, Upstream } from '../routing/types.ts'
 import { createPool, type Pool } from '../store/pool.ts'
 import { fill, openBenchDatabase, reset } from './support/database.ts'
 import { publish, type Row, timesOf, timesRow } from './support/figures.ts'
@@ -210,11 +210,17 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
       processId,
       candidates,
       notices: createNotices({ processId, send: async () => {}, log: () => {} }),
-      plan: (request: ModelRequest, caller: Caller) => {
-        const resolution = catalog.resolve(request.model, 0)
-        const known = resolution.found ? resolution.targets : []
-        return decide({ request, caller, targets: known, ordered: false, space: null, localOnly: false, mayQueue: true }, view)
-      },
+      schedule: waiting =>
+        decideAll(
+          waiting.map(({ request, caller }) => {
+            const resolution = catalog.resolve(request.model, 0)
+            const targets = resolution.found ? resolution.targets : []
+            return { request, caller, targets, ordered: false, space: null, localOnly: false, mayQueue: true }
+          }),
+          view
+        ),
+      arrived: () => {},
+      full: () => {},
       inFlight: () => 0,
       runsAny: () => claimed !== null,
       // Each look claims one job.

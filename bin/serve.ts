@@ -17,6 +17,7 @@ import { registeredPrice } from '../ledger/registry.ts'
 import { createOutbound } from '../outbound/client.ts'
 import { createInventory } from '../planner/inventory.ts'
 import { createProfiles } from '../planner/profiles.ts'
+import { createBrain } from '../routing/brain/brain.ts'
 import { createDispatch } from '../routing/dispatch.ts'
 import { uuidv7 } from '../routing/ids.ts'
 import { createLoad } from '../routing/load.ts'
@@ -225,6 +226,14 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     log: warn
   })
   opened.push(planner.close)
+  const brain = createBrain({
+    catalog: inventory.catalog,
+    profile: profiles.of,
+    usdPerKwh: settings.electricityUsdPerKwh,
+    random: Math.random,
+    now,
+    epoch: Date.now
+  })
   const dispatch = createDispatch({
     catalog: inventory.catalog,
     adapters,
@@ -238,6 +247,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     retries: createRetryBudget(now),
     dimensions: await createDimensions(pool, settings.vectorDimensions, warn),
     profiles,
+    brain,
     localOnly: settings.localOnly,
     random: Math.random,
     onMissing: target => planner.missing(target),

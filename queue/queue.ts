@@ -1,7 +1,7 @@
 // The queue of one process, put together: what it submits, what it runs, what waits in it, and what it tells the others.
 
 import type { Catalog } from '../routing/catalog.ts'
-import type { Dispatch, Overflow } from '../routing/dispatch.ts'
+import type { Dispatch, Overflow, Scheduling } from '../routing/dispatch.ts'
 import type { Load } from '../routing/load.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { Caller, ModelRequest, Target } from '../routing/types.ts'
@@ -40,7 +40,7 @@ export interface QueuePorts {
   readonly listener: Pick<Listener, 'add' | 'remove'>
   readonly catalog: () => Catalog
   /** Made after the queue, because it overflows into it. */
-  readonly dispatch: () => Dispatch
+  readonly dispatch: () => Dispatch & Scheduling
   readonly load: Pick<Load, 'inFlight' | 'averageMs'>
   readonly isAway: RunsPorts['isAway']
   /** Gives back a place that is not used. */
@@ -173,8 +173,10 @@ export function createQueue(ports: QueuePorts): Queue {
     processId,
     candidates,
     notices,
-    plan: (request, caller) => ports.dispatch().plan(request, caller, true),
-    inFlight: target => load.inFlight(target.upstream.id),
+    schedule: waiting => ports.dispatch().schedule(waiting),
+    arrived: decision => ports.dispatch().arrived(decision),
+    full: deviceId => ports.dispatch().full(deviceId),
+    inFlight: id => load.inFlight(id),
     runsAny: () => ports.isWorker && !isRetired,
     concurrency: ports.limits.workerConcurrency,
     running: () => runs.count,

@@ -1,5 +1,6 @@
 // The loop that gives jobs to machines: the best job that something free can run, again and again until there is none.
 
+import { LRUCache } from 'lru-cache'
 import type { Decision } from '../routing/decide.ts'
 import { GatewayError } from '../routing/errors.ts'
 import { providerOf } from '../routing/targets.ts'
@@ -17,10 +18,14 @@ export interface WorkerPorts {
   readonly processId: string
   readonly candidates: Candidates
   readonly notices: Notices
-  /** What would be done with a request now; full machines are a reason to wait. */
-  readonly plan: (request: ModelRequest, caller: Caller) => Decision
+  /** What would be done with each of these now, in this order; full machines are a reason to wait. */
+  readonly schedule: (waiting: readonly { readonly request: ModelRequest; readonly caller: Caller }[]) => readonly Decision[]
+  /** Jobs that nobody looked at before, with what was decided. */
+  readonly arrived: (decision: Decision) => void
+  /** The machine said that it is full: what is decided from now on knows it. */
+  readonly full: (deviceId: string) => void
   /** Calls of ours that run on an upstream now. */
-  readonly inFlight: (target: Target) => number
+  readonly inFlight: (upstreamId: string) => number
   /** Whether this process runs jobs that belong to nobody. */
   readonly runsAny: () => boolean
   /** Jobs that belong to nobody, at once. */
@@ -63,6 +68,19 @@ type Claimed =
   { readonly what: 'claimed' | 'gone'; readonly over: readonly Candidate[] } | { readonly what: 'waits' }
 type Placed = Claimed | { readonly what: 'refused'; readonly error: GatewayError } | { readonly what: 'aside' }
 
+interface Decisions {
+  /** More jobs of the same look. */
+  add(jobs: readonly Candidate[]): void
+  /** These are dealt with. */
+  drop(jobs: readonly Candidate[]): void
+  of(job: Candidate): Decision
+  /** Something has changed. */
+  again(): void
+}
+
+// A job whose machines turn out to be full one after the other waits for the next look.
+const triesAtMost = 16
+const arrivedAtMost = 20_000
 // A machine that was full stays so for as long as an answer takes; whoever frees a place hands it on by himself.
 const fullForMs = 200
 // Nothing can run it as things are: a machine is away, or a provider rests. It must not stand in the way meanwhile.
@@ -86,6 +104,8 @@ const batch = jobClasses.indexOf('batch')
 export function createWorker(ports: WorkerPorts): Worker {
   const { pool, candidates } = ports
   const fullUntil = new Map<string, number>()
+  // Jobs that were looked at before.
+  const arrived = new LRUCache<string, true>({ max: arrivedAtMost })
   let fullTimer: NodeJS.Timeout | null = null
   let busy: Promise<void> | null = null
   let again = false
@@ -143,10 +163,11 @@ export function createWorker(ports: WorkerPorts): Worker {
     if (!ports.runsAny()) return
     const { pages } = await candidates.heads(candidates.lanes(({ devices, unbounded }) => !unbounded && devices.size === 0))
     for await (const jobs of pages) {
-      const refused = jobs.flatMap(job => {
-        if (job.ownerProcess !== null || job.request === null) return []
-        const decision = ports.plan(job.request as ModelRequest, job.caller as Caller)
-        return decision.action === 'refuse' && !mayComeBack(job, decision.error) ? [{ job, error: decision.error }] : []
+      const alone = jobs.filter(({ ownerProcess, request }) => ownerProcess === null && request !== null)
+      const decisions = ports.schedule(alone.map(askedOf))
+      const refused = alone.flatMap((job, at) => {
+        const decision = decisions[at]
+        return decision?.action === 'refuse' && !mayComeBack(job, decision.error) ? [{ job, error: decision.error }] : []
       })
       if (refused.length > 0) await ports.refuse(refused)
     }
@@ -192,6 +213,7 @@ export function createWorker(ports: WorkerPorts): Worker {
     const refused: Refused[] = []
     const over = new Set<string>()
     const passed = new Map<string, number>()
+    const decisions = createDecisions()
     const { each, pages } = await candidates.heads(lanes, isWanted)
 
     /** False when the next of this lane may come before all that is left of the others. */
@@ -202,11 +224,13 @@ export function createWorker(ports: WorkerPorts): Worker {
     }
 
     look: for await (const jobs of pages) {
+      decisions.add(jobs.filter(mayRun))
       for (const [at, job] of jobs.entries()) {
         if (isStopped) break look
         if (over.has(job.id) || !mayRun(job)) continue
-        const outcome = await place(job, jobs.slice(at + 1))
+        const outcome = await place(job, jobs.slice(at + 1), decisions)
         if (outcome.what === 'waits') continue
+        decisions.drop('over' in outcome ? outcome.over : [job])
         if (outcome.what === 'aside') aside.push(job.id)
         if (outcome.what === 'refused') refused.push({ job, error: outcome.error })
         if (outcome.what !== 'gone') result = 'moved'
@@ -221,22 +245,58 @@ export function createWorker(ports: WorkerPorts): Worker {
     return result
   }
 
+  /** What is to be done with the jobs of one look, each knowing what those before it get. */
+  function createDecisions(): Decisions {
+    let waiting: readonly Candidate[] = []
+    let known = new Map<string, Decision>()
+
+    function decide(): void {
+      const decided = ports.schedule(waiting.map(askedOf))
+      known = new Map(waiting.map(({ id }, at) => [id, decided[at] as Decision]))
+    }
+
+    return {
+      add(jobs) {
+        const added = jobs.filter(({ request }) => request !== null)
+        waiting = [...waiting, ...added]
+        decide()
+        for (const { id } of added) {
+          if (arrived.has(id)) continue
+          arrived.set(id, true)
+          ports.arrived(known.get(id) as Decision)
+        }
+      },
+      drop(jobs) {
+        waiting = waiting.filter(({ id }) => !jobs.some(job => job.id === id))
+      },
+      of: ({ id }) => known.get(id) as Decision,
+      again: decide
+    }
+  }
+
   /** Tries the targets of one job, best first. `next` may go in its stead where others are quicker. */
-  async function place(job: Candidate, next: readonly Candidate[]): Promise<Placed> {
+  async function place(job: Candidate, next: readonly Candidate[], decisions: Decisions): Promise<Placed> {
     const request = job.request as ModelRequest | null
     if (request === null) return unlessFull(await claim([job], null, null))
-    const decision = ports.plan(request, job.caller as Caller)
-    if (decision.action === 'refuse') {
-      return mayComeBack(job, decision.error) ? { what: 'aside' } : { what: 'refused', error: decision.error }
-    }
-    // All are full here; those of other processes have their own.
-    if (decision.action === 'enqueue') return { what: 'waits' }
-    for (const target of worthIt(job, decision.ranked)) {
-      const { device } = target.upstream
-      if (device === null ? !mayRent(job, target) : isFull(device.id)) continue
+    for (let tries = 0; tries < triesAtMost; tries++) {
+      const decision = decisions.of(job)
+      if (decision.action === 'refuse') {
+        return mayComeBack(job, decision.error) ? { what: 'aside' } : { what: 'refused', error: decision.error }
+      }
+      // To wait is better than anything it could have now.
+      if (decision.action === 'enqueue') return { what: 'waits' }
+      const target = worthIt(job, decision.ranked).find(({ upstream }) =>
+        upstream.device === null ? mayRent(job, upstream.id) : !isFull(upstream.device.id)
+      )
+      if (target === undefined) return { what: 'waits' }
       const outcome = await claim([job, ...rivals(job, next, target)], target, null)
       if (outcome.what !== 'full') return outcome
-      if (device !== null) markFull(device.id)
+      const { device } = target.upstream
+      if (device === null) return { what: 'waits' }
+      // Others use it too: without it, something else may be best, or to wait.
+      markFull(device.id)
+      ports.full(device.id)
+      decisions.again()
     }
     return { what: 'waits' }
   }
@@ -246,21 +306,22 @@ export function createWorker(ports: WorkerPorts): Worker {
     if (target.upstream.device === null || ports.now() - missedAt > contendedForMs) return []
     return next.filter(other => {
       if (other.lane !== job.lane || !mayRun(other) || other.request === null) return false
-      const decision = ports.plan(other.request as ModelRequest, other.caller as Caller)
-      return decision.action === 'run' && worthIt(other, decision.ranked)[0] === target
+      const [decision] = ports.schedule([askedOf(other)])
+      return decision?.action === 'run' && worthIt(other, decision.ranked)[0] === target
     })
   }
 
-  /** A batch has time: where a machine of ours can do it, it waits for that one and costs no rent. */
+  /** A batch has time: unless it says what time is worth, it waits for a machine of ours that can do it, and costs no rent. */
   function worthIt(job: Candidate, ranked: readonly Target[]): readonly Target[] {
     if (job.class < batch || !candidates.reach(job.lane).devices.size) return ranked
+    if ((job.request as ModelRequest).route !== undefined) return ranked
     return ranked.filter(({ upstream }) => upstream.own)
   }
 
   /** Rented targets have no places that one could hold for another process. */
-  function mayRent({ ownerProcess }: Candidate, target: Target): boolean {
+  function mayRent({ ownerProcess }: Candidate, upstreamId: string): boolean {
     if (ownerProcess !== null && ownerProcess !== ports.processId) return false
-    return ports.inFlight(target) < rentedAtOnce
+    return ports.inFlight(upstreamId) < rentedAtOnce
   }
 
   /** The first of these jobs that nobody else is at, for a place on this target. */
@@ -304,13 +365,12 @@ export function createWorker(ports: WorkerPorts): Worker {
     const lanes = candidates.lanes((reach: Reach, jobClass) => isWanted(jobClass) && reach.devices.has(deviceId))
     if (lanes.length === 0) return false
     const { pages } = await candidates.heads(lanes, isWanted)
-    for await (const jobs of pages) {
-      for (const job of jobs) {
-        if (!mayRun(job) || job.request === null) continue
-        const decision = ports.plan(job.request as ModelRequest, job.caller as Caller)
-        const targets = decision.action === 'run' ? decision.ranked : decision.action === 'enqueue' ? decision.feasible : []
-        const target = targets.find(({ upstream }) => upstream.device?.id === deviceId)
-        if (target === undefined) continue
+    for await (const page of pages) {
+      const jobs = page.filter(job => mayRun(job) && job.request !== null)
+      const decisions = ports.schedule(jobs.map(askedOf))
+      for (const [at, job] of jobs.entries()) {
+        const target = targetOn(decisions[at] as Decision, deviceId)
+        if (target === null) continue
         const { what } = await claim([job], target, attemptId)
         if (what === 'claimed') return true
         // The place is not ours any more, or the machine has fewer now.
@@ -337,6 +397,17 @@ export function createWorker(ports: WorkerPorts): Worker {
       await busy
     }
   }
+}
+
+function askedOf({ request, caller }: Candidate): { readonly request: ModelRequest; readonly caller: Caller } {
+  return { request: request as ModelRequest, caller: caller as Caller }
+}
+
+/** Where it would run on this machine: first of all, where that was weighed. */
+function targetOn(decision: Decision, deviceId: string): Target | null {
+  const targets = decision.action === 'run' ? decision.ranked : decision.action === 'enqueue' ? decision.feasible : []
+  const wanted = decision.planned === undefined ? targets : targets.slice(0, 1)
+  return wanted.find(({ upstream }) => upstream.device?.id === deviceId) ?? null
 }
 
 function mayComeBack({ createdAt }: Candidate, error: GatewayError): boolean {

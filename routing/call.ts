@@ -19,6 +19,8 @@ export interface CallObserver {
   begin(): void
   /** False = the reader is full. */
   frames(events: Buffer): boolean
+  /** So many more pieces of output came. */
+  streamed?(tokens: number): void
   end(end: CallEnd): void
 }
 
@@ -75,6 +77,7 @@ export function startCall(
       if (isOver) return true
       if (target.upstream.device !== null) ports.health.alive(target.upstream.device.id)
       tokensSeen += tokens
+      if (tokens > 0) observer.streamed?.(tokens)
       if (ttftMs === null) {
         if (tokens === 0 && heldBytes + events.length <= heldBytesAtMost) {
           held.push(events)

@@ -1,5 +1,7 @@
 // Which targets may answer a request, in which order, and why each other one may not. Pure.
 
+import { type Planned, startable } from './brain/plan.ts'
+import type { Asked } from './brain/types.ts'
 import { canonical, isVirtual } from './catalog.ts'
 import { GatewayError } from './errors.ts'
 import { matchesAny } from './patterns.ts'
@@ -9,12 +11,16 @@ import type { Caller, Feature, ModelRequest, Operation, Target, VectorSpace } fr
 export type Rejection =
   | 'context'
   | 'cooling_down'
+  | 'deadline'
   | 'down'
   | 'full'
+  | 'max_cost'
+  | 'no_load'
   | 'not_allowed'
   | 'not_chosen'
   | 'not_local'
   | 'other_vector_space'
+  | 'price_unknown'
   | `lacks_${Feature}`
   | `no_${Operation}`
 
@@ -23,15 +29,22 @@ export interface Rejected {
   readonly reason: Rejection
 }
 
+/** `planned`: what each target would come to, where that was weighed. */
 export type Decision =
-  | { readonly action: 'run'; readonly ranked: readonly Target[]; readonly rejected: readonly Rejected[]; readonly reason: string }
-  /** Every target that could is full, and the request may wait. */
-  | { readonly action: 'enqueue'; readonly feasible: readonly Target[]; readonly rejected: readonly Rejected[] }
-  | { readonly action: 'refuse'; readonly error: GatewayError; readonly rejected: readonly Rejected[] }
+  | {
+      readonly action: 'run'
+      readonly ranked: readonly Target[]
+      readonly rejected: readonly Rejected[]
+      readonly reason: string
+      readonly planned?: Planned
+    }
+  /** It may wait, and that is better than anything it could have now: `feasible`, best first. */
+  | { readonly action: 'enqueue'; readonly feasible: readonly Target[]; readonly rejected: readonly Rejected[]; readonly planned?: Planned }
+  | { readonly action: 'refuse'; readonly error: GatewayError; readonly rejected: readonly Rejected[]; readonly planned?: Planned }
 
 export interface DecisionInput {
   readonly request: ModelRequest
-  readonly caller: Pick<Caller, 'models' | 'providers'>
+  readonly caller: Pick<Caller, 'models' | 'providers' | 'source'>
   readonly targets: readonly Target[]
   /** The order of `targets` is somebody's will. */
   readonly ordered: boolean
@@ -54,6 +67,8 @@ export interface DecisionView {
   coolingMs(target: Target): number
   inFlight(target: Target): number
   averageMs(target: Target): number
+  /** What each of these requests should do, in the order they are to be served. Absent: own machines come first. */
+  readonly weigh?: (asked: readonly Asked[]) => readonly Planned[]
 }
 
 // Which request field a feature comes from, for the error that names it.
@@ -78,12 +93,44 @@ const parameters: Record<Feature, string> = {
 /**
  * Numbered in the order they decide:
  * 1. who may see it and can do it at all; 2. who can hold the prompt; 3. who is away, rests or is full;
- * 4. rank: working before broken, denying and lacking ones, room for the expected prompt, the given order,
- *    own before rented, loaded before cold, least busy, configured order.
+ * 4. rank: working before broken, denying and lacking ones, room for the expected prompt, the given order, then what is best for all:
+ *    dollars, time, deadlines and the delay of others in one figure. Without that, own before rented, loaded before cold, least busy,
+ *    configured order.
  * An open breaker, a refused key and a missing model only rank last: the last target that could answer is never put out.
  */
 export function decide(input: DecisionInput, view: DecisionView): Decision {
-  const { request } = input
+  return decideAll([input], view)[0] as Decision
+}
+
+/** Of several requests in the order they are to be served: what one gets, the next has not. */
+export function decideAll(inputs: readonly DecisionInput[], view: DecisionView): Decision[] {
+  const sifted = inputs.map(input => sift(input, view))
+  const { weigh } = view
+  if (weigh === undefined) return sifted.map(each => ranked(each, view))
+  const weighed = sifted.filter(isWeighed)
+  const planned = new Map(
+    weigh(weighed.map(({ input, sound }) => ({ request: input.request, caller: input.caller, targets: sound }))).map((plan, at) => [
+      weighed[at],
+      plan
+    ])
+  )
+  return sifted.map(each => {
+    const plan = planned.get(each)
+    return plan === undefined ? ranked(each, view) : chosen(each, plan, view)
+  })
+}
+
+interface Sifted {
+  readonly input: DecisionInput
+  readonly rejected: Rejected[]
+  /** They could, but for their places. */
+  readonly full: readonly Target[]
+  readonly feasible: readonly Target[]
+  /** Of both: those that work, as far as is known, and have room for what is expected. */
+  readonly sound: readonly Target[]
+}
+
+function sift(input: DecisionInput, view: DecisionView): Sifted {
   const rejected: Rejected[] = []
   const full: Target[] = []
   const feasible = input.targets.filter(target => {
@@ -93,19 +140,77 @@ export function decide(input: DecisionInput, view: DecisionView): Decision {
     rejected.push({ target: target.id, reason })
     return false
   })
+  const able = full.length === 0 ? feasible : input.targets.filter(target => feasible.includes(target) || full.includes(target))
+  return { input, rejected, full, feasible, sound: able.filter(target => isSound(target, input.request, view)) }
+}
+
+/** The order of a list is its writer's will, also where money says otherwise. */
+function isWeighed({ input, sound }: Sifted): boolean {
+  return sound.length > 0 && !input.ordered
+}
+
+function ranked({ input, rejected, full, feasible }: Sifted, view: DecisionView): Decision {
+  const { request } = input
   if (feasible.length === 0) {
     if (full.length > 0 && input.mayQueue) return { action: 'enqueue', feasible: full, rejected }
     return { action: 'refuse', error: refusal(input, rejected, view), rejected }
   }
   const keyed = feasible.map((target, index) => ({ target, key: rankKey(target, index, input.ordered, request, view) }))
   keyed.sort((a, b) => compare(a.key, b.key))
-  const ranked = keyed.map(({ target }) => target)
+  const order = keyed.map(({ target }) => target)
   return {
     action: 'run',
-    ranked,
+    ranked: order,
     rejected,
-    reason: reasonFor(ranked[0] as Target, ranked.length, input.ordered && !isVirtual(request.model))
+    reason: reasonFor(order[0] as Target, order.length, input.ordered && !isVirtual(request.model))
   }
+}
+
+function chosen(sifted: Sifted, planned: Planned, view: DecisionView): Decision {
+  const { input, feasible, sound } = sifted
+  const ids = new Map(sound.map(target => [target.id, target]))
+  const rejected = [...sifted.rejected, ...planned.without.map(({ option, why }) => ({ target: option.id, reason: why }))]
+  const inOrder = planned.estimates.map(({ option }) => ids.get(option.id) as Target)
+  if (planned.best === null)
+    return { action: 'refuse', error: tooDear(input, planned) ?? refusal(input, rejected, view), rejected, planned }
+  if (planned.action === 'wait' && input.mayQueue) return { action: 'enqueue', feasible: inOrder, rejected, planned }
+  const ready = new Set(startable(planned).map(({ option }) => option.id))
+  const now = inOrder.filter(target => ready.has(target.id) && feasible.includes(target))
+  const unsound = ranked({ ...sifted, feasible: feasible.filter(target => !sound.includes(target)) }, view)
+  const rest = unsound.action === 'run' ? unsound.ranked : []
+  if (now.length + rest.length === 0) return { action: 'refuse', error: refusal(input, rejected, view), rejected, planned }
+  return { action: 'run', ranked: [...now, ...rest], rejected, reason: whyFirst(now[0] ?? (rest[0] as Target), planned), planned }
+}
+
+/** In a word, for the header; the figures are in the explanation of the route. */
+function whyFirst(first: Target, { estimates, best }: Planned): string {
+  if (estimates.length <= 1) return 'only_target'
+  const [, second] = estimates
+  if (best === null || best.option.id !== first.id || second === undefined) return 'next_best'
+  const dollars = (second.usd ?? Number.POSITIVE_INFINITY) - (best.usd ?? Number.POSITIVE_INFINITY)
+  const seconds = second.etaS - best.etaS
+  if (dollars >= 0 && seconds >= 0) return 'cheapest_and_fastest'
+  if (dollars >= 0) return 'cheapest'
+  return seconds >= 0 ? 'fastest' : 'least_delay'
+}
+
+/** A bound of the request's own that no target keeps. */
+function tooDear({ request }: DecisionInput, { without, estimates }: Planned): GatewayError | null {
+  if (estimates.length > 0 || without.length === 0) return null
+  if (without.some(({ why }) => why === 'max_cost' || why === 'price_unknown')) {
+    const least = Math.min(...without.map(({ estimate }) => estimate?.usdP90 ?? Number.POSITIVE_INFINITY))
+    const cheapest = Number.isFinite(least) ? `the cheapest may cost $${least.toPrecision(2)}` : 'no price is known'
+    return new GatewayError(
+      'no_target_within_budget',
+      `No target for "${request.model}" is sure to cost at most $${request.maxUsd}: with a long answer, ${cheapest}.`,
+      { param: 'x-llm-mcp-max-cost-usd' }
+    )
+  }
+  if (!without.some(({ why }) => why === 'deadline')) return null
+  const soonest = Math.min(...without.map(({ estimate }) => estimate?.etaS ?? Number.POSITIVE_INFINITY))
+  return new GatewayError('no_capacity', `"${request.model}" would probably answer after its deadline: in ${soonest.toFixed(1)} s.`, {
+    retryAfterMs: Math.min(60_000, Math.max(1_000, Math.ceil(soonest * 1_000)))
+  })
 }
 
 function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): Rejection | null {
@@ -127,6 +232,11 @@ function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): 
   const slots = target.upstream.device?.maxConcurrency
   if (slots !== undefined && view.inFlight(target) >= slots) return 'full'
   return null
+}
+
+function isSound(target: Target, { longest, maxOutputTokens }: ModelRequest, view: DecisionView): boolean {
+  if (view.isDenied(target) || view.isMissing(target) || view.isOpen(target)) return false
+  return target.contextTokens === null || longest.expected + (maxOutputTokens ?? 0) <= target.contextTokens
 }
 
 // 4

@@ -1,12 +1,26 @@
 // Carries one request through: decide, slot, call, next target, until it is answered or refused. All I/O comes in as ports.
 
+import type { Brain } from './brain/brain.ts'
 import { type CallEnd, startCall } from './call.ts'
 import type { Catalog } from './catalog.ts'
 import { formatUsd } from './cost.ts'
-import { type Decision, type DecisionView, decide, type Rejected } from './decide.ts'
+import { type Decision, type DecisionInput, type DecisionView, decide, decideAll, type Rejected } from './decide.ts'
 import { GatewayError, toGatewayError } from './errors.ts'
 import type { Load } from './load.ts'
-import type { Breakers, CallRecord, Dimensions, Ledger, MachineHealth, Outcome, Profiles, Reply, Slots } from './ports.ts'
+import type {
+  Breakers,
+  CallRecord,
+  Dimensions,
+  Ledger,
+  MachineHealth,
+  MachineMemory,
+  Outcome,
+  Profiles,
+  Reply,
+  RouteKeeper,
+  RunSummary,
+  Slots
+} from './ports.ts'
 import type { RetryBudget } from './retries.ts'
 import { providerOf } from './targets.ts'
 import type { Adapter, Attempt, AttemptHandle, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
@@ -23,6 +37,12 @@ export interface DispatchPorts {
   readonly dimensions: Dimensions
   /** Absent where nothing is learned. */
   readonly profiles?: Profiles
+  /** Absent where targets are not weighed. */
+  readonly brain?: Brain
+  /** What is in the memory of machines; absent where they see to it themselves. */
+  readonly memory?: MachineMemory
+  /** Keeps why a request went where it went, and what came of it; absent where nobody asks. */
+  readonly routes?: RouteKeeper
   readonly localOnly: boolean
   /** Milliseconds of a clock that never jumps. */
   readonly now: () => number
@@ -61,6 +81,16 @@ export interface Dispatch {
   canCarry(target: Target, feature: ModelRequest['needs'][number]): boolean
 }
 
+/** For whoever gives places to what waits. */
+export interface Scheduling {
+  /** What would be done with several that wait, in the order they are to be served: what one gets, the next has not. */
+  schedule(waiting: readonly { readonly request: ModelRequest; readonly caller: Caller }[]): readonly Decision[]
+  /** A request that was just stored to wait: what it would have saved counts for what is loaded. */
+  arrived(decision: Decision): void
+  /** The machine said that all its places are taken. */
+  full(deviceId: string): void
+}
+
 export interface Losing {
   /** A machine is away: the calls that run there fail now, and go on elsewhere where nothing was sent yet. */
   lose(deviceId: string): void
@@ -69,7 +99,7 @@ export interface Losing {
 // A machine may notice a closed connection after the next call has arrived; its slot is given on a little later.
 const abortedSlotRestMs = 100
 
-export function createDispatch(ports: DispatchPorts): Dispatch & Losing {
+export function createDispatch(ports: DispatchPorts): Dispatch & Scheduling & Losing {
   // What ends the calls that run on each machine.
   const calling = new Map<string, Set<() => void>>()
   const view: DecisionView = {
@@ -80,35 +110,55 @@ export function createDispatch(ports: DispatchPorts): Dispatch & Losing {
     isDown: ({ upstream: { device } }) => device !== null && ports.health.isDown(device.id),
     coolingMs: target => ports.load.cooling(target.id),
     inFlight: target => ports.load.inFlight(target.upstream.id),
-    averageMs: target => ports.load.averageMs(target.upstream.id)
+    averageMs: target => ports.load.averageMs(target.upstream.id),
+    ...(ports.brain !== undefined && { weigh: ports.brain.plan })
   }
 
-  function planned(request: ModelRequest, caller: Caller, mayQueue: boolean): Planned {
+  /** What is to be decided about a request, or the error that leaves nothing to decide. */
+  function inputOf(request: ModelRequest, caller: Caller, mayQueue: boolean): Resolved {
     const catalog = ports.catalog()
     const isEmbedding = request.operation === 'embed'
     // Vectors of two models cannot be mixed, so nothing about embeddings is left to chance.
     const resolution = catalog.resolve(request.model, isEmbedding ? 0 : ports.random())
     const space = isEmbedding ? catalog.spaceOf(request.model) : null
-    const error = !resolution.found
-      ? unknownModel(request.model, resolution.nearest)
-      : isEmbedding && space === null
-        ? new GatewayError(
-            'invalid_request',
-            `Embeddings need a model by its name, not "${request.model}": vectors of different models cannot be compared.`,
-            { param: 'model' }
-          )
-        : null
-    if (error !== null || !resolution.found) {
-      return { decision: { action: 'refuse', error: error as GatewayError, rejected: [] }, space }
+    if (!resolution.found) return { error: unknownModel(request.model, resolution.nearest), space }
+    if (isEmbedding && space === null) {
+      const message = `Embeddings need a model by its name, not "${request.model}": vectors of different models cannot be compared.`
+      return { error: new GatewayError('invalid_request', message, { param: 'model' }), space }
     }
     const { targets, ordered } = resolution
-    return { decision: decide({ request, caller, targets, ordered, space, localOnly: ports.localOnly, mayQueue }, view), space }
+    return { input: { request, caller, targets, ordered, space, localOnly: ports.localOnly, mayQueue }, space }
+  }
+
+  function planned(request: ModelRequest, caller: Caller, mayQueue: boolean): Planned {
+    const { error, input, space } = inputOf(request, caller, mayQueue)
+    return { decision: error === undefined ? decide(input, view) : { action: 'refuse', error, rejected: [] }, space }
+  }
+
+  function schedule(waiting: readonly { readonly request: ModelRequest; readonly caller: Caller }[]): readonly Decision[] {
+    const resolved = waiting.map(({ request, caller }) => inputOf(request, caller, true))
+    const decisions = decideAll(
+      resolved.flatMap(({ input }) => (input === undefined ? [] : [input])),
+      view
+    )
+    let next = 0
+    return resolved.map(({ error }) => (error === undefined ? (decisions[next++] as Decision) : { action: 'refuse', error, rejected: [] }))
+  }
+
+  /** One that nobody planned before. A load that pays by now is begun. */
+  function arrived({ planned: plan }: Decision): void {
+    if (plan === undefined) return
+    const wish = ports.brain?.arrived(plan) ?? null
+    if (wish !== null) ports.memory?.load(wish.option.id, wish.victims)
   }
 
   return {
     run: (request, caller, reply, claimed) =>
-      createRun({ ports, calling, view, planned, request, caller, reply, claimed: claimed ?? null }),
+      createRun({ ports, calling, view, planned, arrived, request, caller, reply, claimed: claimed ?? null }),
     plan: (request, caller, mayQueue = false) => planned(request, caller, mayQueue).decision,
+    schedule,
+    arrived,
+    full: deviceId => ports.brain?.full(deviceId),
     lose(deviceId) {
       for (const end of [...(calling.get(deviceId) ?? [])]) end()
     },
@@ -120,6 +170,11 @@ interface Planned {
   readonly decision: Decision
   readonly space: VectorSpace | null
 }
+
+type Resolved = { readonly space: VectorSpace | null } & (
+  | { readonly error: GatewayError; readonly input?: undefined }
+  | { readonly error?: undefined; readonly input: DecisionInput }
+)
 
 function unknownModel(model: string, nearest: readonly string[]): GatewayError {
   const hint = nearest.length === 0 ? '' : ` Did you mean ${nearest.map(name => `"${name}"`).join(', ')}?`
@@ -133,6 +188,7 @@ function createRun({
   calling,
   view,
   planned,
+  arrived,
   request,
   caller,
   reply,
@@ -142,6 +198,7 @@ function createRun({
   calling: Map<string, Set<() => void>>
   view: DecisionView
   planned: (request: ModelRequest, caller: Caller, mayQueue: boolean) => Planned
+  arrived: (decision: Decision) => void
   request: ModelRequest
   caller: Caller
   reply: Reply
@@ -164,6 +221,7 @@ function createRun({
   let cancelled: GatewayError | 'silent' | null = null
   let lastError: GatewayError | null = null
   let largestContextTried = 0
+  let decided: Decision | null = null
 
   begin()
   return { resume: () => (successor ?? handle)?.resume(), cancel }
@@ -171,9 +229,11 @@ function createRun({
   function begin(): void {
     const plan = planned(request, caller, overflow !== undefined)
     const { decision } = plan
+    decided = decision
     space = plan.space
     rejected = [...decision.rejected]
     if (claimed !== null) return beginAt(claimed, decision)
+    arrived(decision)
     if (decision.action === 'refuse') return finish('failed', decision.error)
     if (decision.action === 'enqueue') return wait()
     ranked = decision.ranked
@@ -193,7 +253,17 @@ function createRun({
   function wait(): void {
     if (overflow === undefined) return finish('failed', allFull())
     over = true
-    successor = overflow({ request, caller, reply })
+    successor = overflow({
+      request,
+      caller,
+      reply: {
+        ...reply,
+        over(summary) {
+          concluded(summary, 'waited')
+          reply.over(summary)
+        }
+      }
+    })
   }
 
   function tryNext(): void {
@@ -207,14 +277,40 @@ function createRun({
     if (device === null) return run(attempt, false)
     ports.slots.claim(device.id, attempt.id, { mayOvertake: claimed !== null }).then(
       granted => {
-        if (granted) return run(attempt, true)
+        if (granted) return prepared(attempt, device.id)
         rejected.push({ target: target.id, reason: 'full' })
+        ports.brain?.full(device.id)
+        if (mayStillWait()) return wait()
         tryNext()
       },
       (error: unknown) => {
         lastError = toGatewayError(error)
         tryNext()
       }
+    )
+  }
+
+  /** A machine turned out to be full that was thought to be free: to wait for it may be better than all that is left. */
+  function mayStillWait(): boolean {
+    if (overflow === undefined || attempts > 0 || lastError !== null || ports.brain === undefined) return false
+    const { decision } = planned(request, caller, true)
+    decided = decision
+    return decision.action === 'enqueue'
+  }
+
+  /** A model that is not in memory gets room there first, and nothing else is loaded meanwhile. */
+  function prepared(attempt: Attempt, deviceId: string): void {
+    const ready = ports.memory?.prepare(attempt.target)
+    if (ready === undefined || ready === null) return run(attempt, true)
+    ready.then(
+      isReady => {
+        if (isReady) return run(attempt, true)
+        ports.slots.release(deviceId, attempt.id, 0)
+        rejected.push({ target: attempt.target.id, reason: 'no_load' })
+        tryNext()
+      },
+      // Whoever cannot make room lets the machine do it.
+      () => run(attempt, true)
     )
   }
 
@@ -257,9 +353,12 @@ function createRun({
         {
           begin: () => start(target, null),
           frames: events => reply.frames(events),
+          streamed: tokens => ports.brain?.streamed(attempt.id, tokens),
           end(end) {
             if (handle === running) handle = null
             here?.delete(lose)
+            ports.brain?.ended(end)
+            ports.memory?.settled(end.target)
             giveBack(end.outcome === 'aborted' ? abortedSlotRestMs : 0)
             ended(isLost && end.outcome === 'aborted' && cancelled === null ? lost(end) : end)
           }
@@ -278,6 +377,7 @@ function createRun({
       )
     }
     ports.breakers.begin(target.id)
+    ports.brain?.began({ attemptId: attempt.id, target, request, caller })
     attempts++
     if (attempts === 1) ports.retries.count()
     // The client left before there was anything to close.
@@ -365,7 +465,14 @@ function createRun({
   function start(target: Target, nanoUsd: number | null): void {
     started = true
     const dropped = ports.adapters.get(target.upstream.adapter)?.dropped?.(request, target) ?? []
-    reply.start({ target, reason: reasonNow(), nanoUsd, dropped })
+    const eta = etaNow()
+    reply.start({ target, reason: reasonNow(), nanoUsd, dropped, ...(eta !== null && { etaMs: eta }) })
+  }
+
+  /** What was expected when it was decided, ms. */
+  function etaNow(): { readonly p50: number; readonly p90: number } | null {
+    const eta = decided?.planned === undefined ? null : (ports.brain?.eta(decided.planned) ?? null)
+    return eta === null ? null : { p50: Math.round(eta.p50 * 1_000), p90: Math.round(eta.p90 * 1_000) }
   }
 
   function reasonNow(): string {
@@ -441,7 +548,7 @@ function createRun({
       if (cancelled !== 'silent') reply.fail(told)
     }
     const last = calls.at(-1)
-    reply.over({
+    const summary: RunSummary = {
       outcome: cancelled === 'silent' ? 'aborted' : outcome,
       error,
       target: last?.target ?? null,
@@ -451,6 +558,19 @@ function createRun({
       nanoUsd: totalNanoUsd(),
       ttftMs: started ? (last?.ttftMs ?? ports.now() - beganAt) : null,
       calls
-    })
+    }
+    concluded(summary, reasonNow())
+    reply.over(summary)
+  }
+
+  /** What was expected against what came; of one that had waited, whoever decided that it should wait knows both. */
+  function concluded(summary: RunSummary, why: string): void {
+    if (decided === null) return
+    const tookMs = ports.now() - beganAt
+    const { planned: plan } = decided
+    if (summary.outcome === 'ok' && summary.attempts === 1 && claimed === null && plan !== undefined) {
+      ports.brain?.answered(plan, tookMs / 1_000)
+    }
+    ports.routes?.keep({ request, caller, decision: decided, etaMs: etaNow(), reason: why, summary, tookMs })
   }
 }

@@ -47,6 +47,14 @@ const table = {
     jobRetry: false,
     shouldRetry: false
   },
+  no_target_within_budget: {
+    status: 400,
+    type: 'invalid_request_error',
+    nextTarget: false,
+    breaker: 'none',
+    jobRetry: false,
+    shouldRetry: false
+  },
   model_not_found: { status: 404, type: 'invalid_request_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
   not_found: { status: 404, type: 'invalid_request_error', nextTarget: false, breaker: 'none', jobRetry: false, shouldRetry: false },
   method_not_allowed: {

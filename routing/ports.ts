@@ -1,9 +1,9 @@
 // What the core is given by the rooms around it, and what it tells them.
 
-import type { Rejected } from './decide.ts'
+import type { Decision, Rejected } from './decide.ts'
 import type { GatewayError } from './errors.ts'
 import type { Observation, Stretch } from './profile.ts'
-import type { Attempt, Caller, Target, Usage } from './types.ts'
+import type { Attempt, Caller, ModelRequest, Target, Usage } from './types.ts'
 
 /** Where the answer goes. Called in this order: `start` once, then `frames` or one `body`, then `finish`; or `fail`, whenever it must be. */
 export interface Reply {
@@ -36,6 +36,8 @@ export interface ReplyFacts {
   readonly nanoUsd: number | null
   /** Hints that the target does not know, by their field. */
   readonly dropped: readonly string[]
+  /** From the decision to the end of the answer, as it was expected. */
+  readonly etaMs?: { readonly p50: number; readonly p90: number }
 }
 
 export interface RunSummary {
@@ -80,6 +82,36 @@ export interface CallTimings {
 /** What is learned of machines from the calls they answer. */
 export interface Profiles {
   observe(deviceId: string, model: string, observation: Omit<Observation, 'atMs'>): void
+}
+
+/** What machines have in memory, commanded rather than left to their own order. One load at a time on each. */
+export interface MachineMemory {
+  /**
+   * Before a call whose model may not be loaded: makes room and takes the machine's one load; false = another load runs there.
+   * Null = there is nothing to prepare.
+   */
+  prepare(target: Target): Promise<boolean> | null
+  /** A call there is over, and with it its load. */
+  settled(target: Target): void
+  /** Begins to load a target, by its id, after the victims have left. Never throws. */
+  load(targetId: string, victims: readonly string[]): void
+}
+
+/** What is kept of a request: the decision, and what came of it. */
+export interface RouteRecord {
+  readonly request: ModelRequest
+  readonly caller: Caller
+  readonly decision: Decision
+  /** As the client was told. */
+  readonly etaMs: { readonly p50: number; readonly p90: number } | null
+  readonly reason: string
+  readonly summary: RunSummary
+  readonly tookMs: number
+}
+
+export interface RouteKeeper {
+  /** Never throws, never waits. */
+  keep(record: RouteRecord): void
 }
 
 export type Outcome = 'ok' | 'failed' | 'aborted'

@@ -4,6 +4,8 @@
 export interface Profile {
   readonly version: 1
   readonly answer: AnswerPace | null
+  /** Of a token alone, over hundreds of answers: what a machine comes back to. Absent where it was kept before this was. */
+  readonly usualTauS?: number
   readonly promptSPerToken: number | null
   readonly loadS: number | null
   /** As clients see it. */
@@ -68,10 +70,12 @@ const farOffRatio = 2
 // Before two were ever seen at once, a second caller is taken to cost this share of a token's time, as on most GPUs.
 const usualBeta = 0.45
 const leastTauShare = 0.15
+// What is usual changes by half within 70 answers.
+const usualShare = 0.01
 // A direction that is never seen (always alone) must not become so unsure that one noisy sighting decides it.
 const mostUnsure = 5
 // Attention grows with the context: a token takes twice as long at this many. From a study of Ollama's answers.
-const contextDoublesAt = 24_000
+export const contextDoublesAt = 24_000
 // The first token of an answer is made by the prompt: of a few tokens it would be a large share.
 const answerTokensAtLeast = 8
 const promptTokensAtLeast = 20
@@ -143,16 +147,18 @@ function withAnswer(profile: Profile, { prompt, answer, isBenchmark }: Observati
   const samples = { ...profile.samples, answers: profile.samples.answers + 1 }
   if (before === null) {
     const tauS = tookS / (1 + usualBeta * others)
-    return { ...profile, samples, answer: { tauS, betaS: usualBeta * tauS, covariance: [1 / weight, 0, 1], farOff: 1 } }
+    return { ...profile, samples, usualTauS: tauS, answer: { tauS, betaS: usualBeta * tauS, covariance: [1 / weight, 0, 1], farOff: 1 } }
   }
   const expected = before.tauS + before.betaS * others
   const off = tookS / expected
   const square = Math.min(farOffRatio - 1, Math.abs(off - 1)) ** 2
+  const pace = learned(before, { others, off, expected, weight })
   return {
     ...profile,
     samples,
+    usualTauS: inLogarithms(profile.usualTauS ?? before.tauS, pace.tauS, usualShare),
     variation: Math.sqrt(profile.samples.answers === 1 ? square : mean(profile.variation ** 2, square, 0.05)),
-    answer: learned(before, { others, off, expected, weight })
+    answer: pace
   }
 }
 
@@ -217,6 +223,7 @@ export function readProfile(kept: unknown): Profile | null {
     profile.promptSPerToken ?? 1,
     profile.loadS ?? 1,
     profile.ttftS ?? 1,
+    profile.usualTauS ?? 1,
     ...Object.values(profile.samples ?? { none: Number.NaN }),
     ...(pace === null ? [] : [pace?.tauS, pace?.betaS, ...(pace?.covariance ?? [Number.NaN]), pace?.farOff])
   ]

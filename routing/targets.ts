@@ -39,8 +39,20 @@ export function targetOf(book: PriceBook, upstream: Upstream, listing: ModelList
     operations: listing.operations,
     loaded: listing.loaded,
     price: priceOf(book, upstream, listing.model, listing.price),
-    createdAt: listing.createdAt ?? 0
+    createdAt: listing.createdAt ?? 0,
+    ...(upstream.own && { memoryGb: memoryGbOf(listing, contextTokens), paramsB: listing.build?.paramsB ?? null })
   }
+}
+
+const gib = 1024 ** 3
+// Buffers beside the weights.
+const weightFactor = 1.1
+
+/** What it takes in memory: as it is loaded now, otherwise weights and the cache of its context. */
+function memoryGbOf({ memory }: ModelListing, contextTokens: number | null): number | null {
+  if (memory === null) return null
+  if (memory.loadedBytes !== null) return memory.loadedBytes / gib
+  return (memory.weightBytes * weightFactor + (memory.kvBytesPerToken ?? 0) * (contextTokens ?? 0)) / gib
 }
 
 /** A model we were not told of, on an upstream whose list could not be read: it shall say itself what it can. */

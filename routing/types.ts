@@ -1,5 +1,7 @@
 // The vocabulary of the project: upstreams, targets, requests, attempts, usage. Types only.
 
+import type { Chain } from './brain/affinity.ts'
+import type { Route } from './brain/types.ts'
 import type { GatewayError } from './errors.ts'
 
 /** What is asked of a model: a chat answer, a text continued (legacy completions), texts turned into vectors. */
@@ -164,6 +166,10 @@ export interface Target {
   readonly loaded: boolean
   readonly price: Price
   readonly createdAt: number
+  /** Gigabytes it takes when it is loaded on a machine of ours; absent or null = unknown. */
+  readonly memoryGb?: number | null
+  /** Billions of parameters; absent or null = unknown. */
+  readonly paramsB?: number | null
 }
 
 /** Vectors can be compared within a space only. */
@@ -239,6 +245,14 @@ export interface ModelRequest {
   readonly providers?: readonly string[]
   /** Absent = no deadline, and what was begun ends with its client. */
   readonly patience?: Patience
+  /** What counts more, money or time; absent = balanced. */
+  readonly route?: Route
+  /** Dollars that it may cost at most, even with a long answer; absent = no bound. */
+  readonly maxUsd?: number
+  /** After its deadline no answer is wanted: what would probably be late is refused at once. */
+  readonly isDeadlineHard?: true
+  /** Its messages, by hash, so that a conversation stays where it was read before; absent for short ones. */
+  readonly prefix?: Chain
 }
 
 /** How long a client waits, and what becomes of its request when it goes away. */

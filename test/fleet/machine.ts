@@ -66,9 +66,19 @@ const server = createServer((request, response) => {
     .then(body => answer(request, response, body))
     .catch(() => response.destroy())
 })
-server.listen(spec.port ?? 0, spec.host ?? '127.0.0.1', () => {
+server.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EADDRINUSE' || spec.port !== undefined) throw error
+  listen()
+})
+server.on('listening', () => {
   process.stdout.write(`${JSON.stringify({ ready: true, port: (server.address() as AddressInfo).port })}\n`)
 })
+listen()
+
+/** Below the ports that calls go out from: a machine that is started again finds its own still free. */
+function listen(): void {
+  server.listen(spec.port ?? 22_000 + Math.floor(Math.random() * 10_000), spec.host ?? '127.0.0.1')
+}
 
 async function answer(request: IncomingMessage, response: ServerResponse, body: Record<string, unknown>): Promise<void> {
   const path = request.url ?? ''

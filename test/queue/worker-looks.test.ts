@@ -74,12 +74,15 @@ function house(t: Test, changes: Partial<WorkerPorts> = {}) {
       served: () => {}
     },
     notices: { claimed: () => {} } as unknown as WorkerPorts['notices'],
-    plan(request) {
-      const { id } = request as unknown as { id: string }
-      const error = state.refusals.get(id)
-      if (error !== undefined) return { action: 'refuse', error, rejected: [] }
-      return { action: 'run', ranked: state.ranked.get(id) ?? [box], rejected: [], reason: 'only_target' }
-    },
+    schedule: waiting =>
+      waiting.map(({ request }) => {
+        const { id } = request as unknown as { id: string }
+        const error = state.refusals.get(id)
+        if (error !== undefined) return { action: 'refuse', error, rejected: [] }
+        return { action: 'run', ranked: state.ranked.get(id) ?? [box], rejected: [], reason: 'only_target' }
+      }),
+    arrived: () => {},
+    full: () => {},
     inFlight: () => 0,
     runsAny: () => true,
     concurrency: 1_000,

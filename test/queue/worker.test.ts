@@ -6,7 +6,7 @@ import { createCandidates } from '../../queue/candidates.ts'
 import { createWorker, type Worker, type WorkerPorts } from '../../queue/worker.ts'
 import type { Decision } from '../../routing/decide.ts'
 import { GatewayError } from '../../routing/errors.ts'
-import type { Target } from '../../routing/types.ts'
+import type { ModelRequest, Target } from '../../routing/types.ts'
 import { mendTickets } from '../../store/jobs/reconcile.ts'
 import { releaseSlot } from '../../store/slots.ts'
 import { until } from '../support/wait.ts'
@@ -37,13 +37,16 @@ interface Started {
   readonly candidates: ReturnType<typeof createCandidates>
 }
 
-function start(t: Test, targets: readonly Target[], changes: Partial<WorkerPorts> = {}): Started {
+type Changes = Partial<WorkerPorts> & { readonly plan?: (request: ModelRequest) => Decision }
+
+function start(t: Test, targets: readonly Target[], { plan: given, ...changes }: Changes = {}): Started {
   const catalog = catalogOf(targets)
   const candidates = createCandidates({ pool: changes.pool ?? pool, catalog: () => catalog, now: () => performance.now() })
   const ran: Started['ran'] = []
   const claimedFor: string[] = []
   const refused: string[] = []
-  const plan = (request: { readonly model: string }): Decision => {
+  const plan = (request: ModelRequest): Decision => {
+    if (given !== undefined) return given(request)
     const ranked = targets.filter(({ model }) => model === request.model)
     return { action: 'run', ranked, rejected: [], reason: 'only_target' }
   }
@@ -52,7 +55,9 @@ function start(t: Test, targets: readonly Target[], changes: Partial<WorkerPorts
     processId: me,
     candidates,
     notices: { claimed: (to: string, id: string) => void claimedFor.push(`${to} ${id}`) } as WorkerPorts['notices'],
-    plan,
+    schedule: waiting => waiting.map(({ request }) => plan(request)),
+    arrived: () => {},
+    full: () => {},
     inFlight: () => 0,
     runsAny: () => true,
     concurrency: 1_000,

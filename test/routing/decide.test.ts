@@ -89,7 +89,7 @@ function viewOf(moment: Moment = {}): DecisionView {
   }
 }
 
-const anyone = { models: null, providers: null }
+const anyone = { source: 's', models: null, providers: null }
 
 interface Case extends Partial<Omit<DecisionInput, 'request' | 'targets'>> {
   readonly request?: Partial<ModelRequest>
@@ -503,7 +503,7 @@ t.test('a key’s models and providers leave out every other target', async t =>
     rented('cloud/gpt', { model: 'gpt', upstream: { id: 'cloud' } })
   ]
   const allowed = (models: readonly string[] | null, providers: readonly string[] | null, model = 'm') =>
-    rankedIds(decideOn(targets, { caller: { models, providers }, request: { model } }))
+    rankedIds(decideOn(targets, { caller: { source: 's', models, providers }, request: { model } }))
   t.same(allowed(null, null), ['home/llama', 'cloud/gpt'])
   t.same(allowed(['llama3'], null), ['home/llama'], 'x is x:latest')
   t.same(allowed(['gp*'], null), ['cloud/gpt'])
@@ -511,7 +511,7 @@ t.test('a key’s models and providers leave out every other target', async t =>
   t.same(allowed(['smart'], null, 'smart'), ['home/llama', 'cloud/gpt'], 'a name that is allowed as such stands for all it means')
   t.same(allowed(null, ['ollama']), ['home/llama'])
   t.same(allowed(null, ['cloud']), ['cloud/gpt'])
-  const error = refusalOf(decideOn(targets, { caller: { models: ['other'], providers: null } }))
+  const error = refusalOf(decideOn(targets, { caller: { source: 's', models: ['other'], providers: null } }))
   t.match(error, { code: 'forbidden', status: 403, param: 'model' })
 })
 

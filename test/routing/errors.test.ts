@@ -8,6 +8,7 @@ const rows: Record<ErrorCode, Row> = {
   invalid_request: [400, 'invalid_request_error', false, 'none', false, false],
   context_length_exceeded: [400, 'invalid_request_error', false, 'none', false, false],
   unsupported_parameter: [400, 'invalid_request_error', false, 'none', false, false],
+  no_target_within_budget: [400, 'invalid_request_error', false, 'none', false, false],
   model_not_found: [404, 'invalid_request_error', false, 'none', false, false],
   not_found: [404, 'invalid_request_error', false, 'none', false, false],
   method_not_allowed: [405, 'invalid_request_error', false, 'none', false, false],

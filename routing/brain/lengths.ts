@@ -1,0 +1,242 @@
+// How long answers get: learned for each source and model, from the general to the particular. Pure.
+
+import { LRUCache } from 'lru-cache'
+
+/** A distribution of answer lengths, tokens; never above the request's own bound. */
+export interface Lengths {
+  readonly mean: number
+  quantile(share: number): number
+  /** The share of answers longer than `tokens`. */
+  beyond(tokens: number): number
+  /** How many more come on average after `tokens` have come; at least 1. */
+  moreAfter(tokens: number): number
+}
+
+export interface LengthModel {
+  /** What is expected of the next answer. Cheap: asked for every decision. */
+  of(source: string, model: string, maxTokens: number | null): Lengths
+  /** `isCut`: it would have gone on (its bound, or a client that left). */
+  observe(source: string, model: string, answer: { readonly tokens: number; readonly isCut: boolean }): void
+  snapshot(): LengthSnapshot
+  restore(kept: unknown): void
+}
+
+export interface LengthSnapshot {
+  readonly version: 1
+  readonly all: readonly number[]
+  readonly sources: readonly (readonly [string, readonly number[]])[]
+  readonly pairs: readonly (readonly [string, readonly number[]])[]
+}
+
+const bucketCount = 40
+const longest = 65_536
+const ratio = longest ** (1 / bucketCount)
+const logRatio = Math.log(ratio)
+// The general counts as this many observations of the particular.
+const generalWeight = 8
+// An observation counts half after 346 others.
+const decay = 0.998
+const keptAtMost = 10_000
+
+/** Lower edge of each bucket, and the end. */
+const edges = Float64Array.from({ length: bucketCount + 1 }, (_, at) => ratio ** at)
+// Within a bucket, lengths are even on a logarithmic scale.
+const means = Float64Array.from({ length: bucketCount }, (_, at) => (edge(at + 1) - edge(at)) / logRatio)
+
+// Quantiles of answers in public chat traces (Azure LLM inference traces, 2023): what is expected before anything was seen.
+const priorQuantiles: readonly (readonly [number, number])[] = [
+  [0, 6],
+  [0.1, 20],
+  [0.3, 60],
+  [0.5, 129],
+  [0.7, 300],
+  [0.9, 430],
+  [0.99, 1_000],
+  [1, 8_000]
+]
+const prior = priorShares()
+
+interface Counts {
+  readonly shares: Float64Array
+  total: number
+}
+
+export function createLengthModel(): LengthModel {
+  const all = emptyCounts()
+  const sources = new LRUCache<string, Counts>({ max: keptAtMost })
+  const pairs = new LRUCache<string, Counts>({ max: keptAtMost })
+  const known = new LRUCache<string, { readonly version: number; readonly shares: Float64Array }>({ max: keptAtMost })
+  let version = 0
+
+  const pairKey = (source: string, model: string): string => JSON.stringify([source, model])
+
+  /** Of all answers, bound or not. */
+  function sharesOf(source: string, model: string): Float64Array {
+    const key = pairKey(source, model)
+    const cached = known.get(key)
+    if (cached !== undefined && cached.version === version) return cached.shares
+    const shares = mixed(pairs.get(key), mixed(sources.get(source), mixed(all, prior)))
+    known.set(key, { version, shares })
+    return shares
+  }
+
+  function restore(kept: unknown): void {
+    const snapshot = kept as LengthSnapshot | null
+    if (snapshot?.version !== 1 || !isCounts(snapshot.all)) return
+    fill(all, snapshot.all)
+    for (const [name, counts] of snapshot.sources) if (isCounts(counts)) sources.set(name, fill(emptyCounts(), counts))
+    for (const [name, counts] of snapshot.pairs) if (isCounts(counts)) pairs.set(name, fill(emptyCounts(), counts))
+    version++
+  }
+
+  return {
+    of: (source, model, maxTokens) => lengthsOf(sharesOf(source, model), maxTokens),
+    observe(source, model, { tokens, isCut }) {
+      if (!Number.isFinite(tokens) || tokens < 0) return
+      const added = isCut ? rest(sharesOf(source, model), tokens) : only(bucketOf(tokens))
+      const key = pairKey(source, model)
+      for (const counts of [all, entry(sources, source), entry(pairs, key)]) add(counts, added)
+      version++
+    },
+    snapshot: () => ({
+      version: 1,
+      all: [...all.shares],
+      sources: [...sources.entries()].map(([name, { shares }]) => [name, [...shares]] as const),
+      pairs: [...pairs.entries()].map(([name, { shares }]) => [name, [...shares]] as const)
+    }),
+    restore
+  }
+}
+
+/** An answer of a length that is known. */
+export function knownLength(tokens: number): Lengths {
+  return {
+    mean: tokens,
+    quantile: () => tokens,
+    beyond: than => (tokens > than ? 1 : 0),
+    moreAfter: streamed => Math.max(1, tokens - streamed)
+  }
+}
+
+function lengthsOf(shares: Float64Array, maxTokens: number | null): Lengths {
+  const bound = Math.max(1, maxTokens ?? longest)
+  const last = bucketOf(bound)
+  let below = 0
+  let mean = 0
+  for (let at = 0; at < last; at++) {
+    below += share(shares, at)
+    mean += share(shares, at) * (means[at] as number)
+  }
+  // Of the bucket of the bound, the part below it is taken to end at it as well.
+  mean += (1 - below) * (maxTokens === null ? (means[last] as number) : bound)
+
+  function quantile(wanted: number): number {
+    let sum = 0
+    for (let at = 0; at < last; at++) {
+      const here = share(shares, at)
+      if (sum + here >= wanted && here > 0) return Math.min(bound, edge(at) * ratio ** ((wanted - sum) / here))
+      sum += here
+    }
+    return maxTokens === null ? (means[last] as number) : bound
+  }
+
+  function beyond(tokens: number): number {
+    if (tokens < 1) return 1
+    if (tokens >= bound) return 0
+    const bucket = bucketOf(tokens)
+    let sum = 0
+    for (let at = 0; at < bucket; at++) sum += share(shares, at)
+    const within = Math.log(tokens / edge(bucket)) / logRatio
+    return Math.max(0, 1 - sum - share(shares, bucket) * Math.min(1, within))
+  }
+
+  function moreAfter(tokens: number): number {
+    if (tokens <= 1) return Math.max(1, mean - tokens)
+    if (tokens >= bound) return 1
+    const bucket = bucketOf(tokens)
+    const above = Math.log(edge(bucket + 1) / tokens) / logRatio
+    let left = share(shares, bucket) * above
+    let sum = left * ((tokens + Math.min(bound, edge(bucket + 1))) / 2)
+    for (let at = bucket + 1; at < bucketCount; at++) {
+      left += share(shares, at)
+      sum += share(shares, at) * Math.min(bound, means[at] as number)
+    }
+    // Nobody ever went so far: as much again as half of what came.
+    return left < 1e-6 ? Math.max(1, Math.min(bound - tokens, tokens / 2)) : Math.max(1, sum / left - tokens)
+  }
+
+  return { mean, quantile, beyond, moreAfter }
+}
+
+function mixed(particular: Counts | undefined, general: Float64Array): Float64Array {
+  if (particular === undefined || particular.total === 0) return general
+  const whole = particular.total + generalWeight
+  return general.map((value, at) => ((particular.shares[at] as number) + generalWeight * value) / whole)
+}
+
+function add(counts: Counts, added: Float64Array): void {
+  for (let at = 0; at < bucketCount; at++) counts.shares[at] = (counts.shares[at] as number) * decay + (added[at] as number)
+  counts.total = counts.total * decay + 1
+}
+
+function only(bucket: number): Float64Array {
+  const one = new Float64Array(bucketCount)
+  one[bucket] = 1
+  return one
+}
+
+/** An answer that was cut says only that it is longer: it counts as all those that are. */
+function rest(shares: Float64Array, tokens: number): Float64Array {
+  const first = bucketOf(tokens)
+  let left = 0
+  for (let at = first; at < bucketCount; at++) left += share(shares, at)
+  if (left <= 0) return only(first)
+  return shares.map((value, at) => (at < first ? 0 : value / left))
+}
+
+function bucketOf(tokens: number): number {
+  return Math.max(0, Math.min(bucketCount - 1, Math.floor(Math.log(Math.max(1, tokens)) / logRatio)))
+}
+
+function edge(at: number): number {
+  return edges[at] as number
+}
+
+function share(shares: Float64Array, at: number): number {
+  return shares[at] as number
+}
+
+function emptyCounts(): Counts {
+  return { shares: new Float64Array(bucketCount), total: 0 }
+}
+
+function entry(of: LRUCache<string, Counts>, key: string): Counts {
+  const counts = of.get(key) ?? emptyCounts()
+  of.set(key, counts)
+  return counts
+}
+
+function fill(counts: Counts, values: readonly number[]): Counts {
+  counts.shares.set(values)
+  counts.total = values.reduce((sum, value) => sum + value, 0)
+  return counts
+}
+
+function isCounts(values: unknown): values is readonly number[] {
+  return Array.isArray(values) && values.length === bucketCount && values.every(value => Number.isFinite(value) && value >= 0)
+}
+
+function priorShares(): Float64Array {
+  const shares = new Float64Array(bucketCount)
+  const upTo = (tokens: number): number => {
+    for (const [at, [after, to]] of priorQuantiles.entries()) {
+      if (tokens > to) continue
+      const [before, from] = priorQuantiles[at - 1] ?? [0, to]
+      return from === to ? before : before + ((after - before) * Math.log(tokens / from)) / Math.log(to / from)
+    }
+    return 1
+  }
+  for (let at = 0; at < bucketCount; at++) shares[at] = Math.max(1e-6, upTo(edge(at + 1)) - Math.max(0, upTo(edge(at))))
+  const total = shares.reduce((sum, value) => sum + value, 0)
+  return shares.map(value => value / total)
+}
