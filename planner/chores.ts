@@ -1,5 +1,6 @@
 // What is done once for all processes: each looks once a second what is due, one does it, and another does it again when that one dies.
 
+import { setTimeout as sleep } from 'node:timers/promises'
 import { finishChore, isChoreOf, knowChores, takeChores } from '../store/chores.ts'
 import type { Pool } from '../store/pool.ts'
 
@@ -29,6 +30,7 @@ const lookEveryMs = 1_000
 // A failure is tried again sooner, and less and less so.
 const retryMs = { first: 10_000, most: 600_000 }
 const checkEveryMs = 1_000
+const finishEveryMs = 500
 
 /** Safe in any number of processes: each chore is done by one of them at a time. */
 export function createChores(ports: {
@@ -45,20 +47,25 @@ export function createChores(ports: {
   let isKnown = false
   let timer: NodeJS.Timeout | null = null
   let failing = false
+  let taking = false
 
   async function look(): Promise<void> {
     const idle = [...chores.keys()].filter(name => !running.has(name))
-    if (leaving.signal.aborted || idle.length === 0) return
+    // One at a time: what is ours and does not run is taken to be lost.
+    if (leaving.signal.aborted || idle.length === 0 || taking) return
+    taking = true
+    let begun: readonly Promise<void>[] = []
     try {
       if (!isKnown) await knowChores(pool, ports.chores)
       isKnown = true
-      const taken = await takeChores(pool, idle, processId)
+      begun = (await takeChores(pool, idle, processId)).map(begin)
       failing = false
-      await Promise.all(taken.map(begin))
     } catch (error) {
       if (!failing) log('what is due could not be found out; it is tried again', error)
       failing = true
     }
+    taking = false
+    await Promise.all(begun)
   }
 
   function begin(name: string): Promise<void> {
@@ -80,11 +87,10 @@ export function createChores(ports: {
       )
     }, checkEveryMs)
     check.unref()
-    const end = { name: chore.name, processId }
     try {
       const note = await chore.run(signal)
       failures.delete(chore.name)
-      await finishChore(pool, { ...end, succeeded: true, note, nextMs: chore.everyMs === 0 ? null : chore.everyMs })
+      await finish({ name: chore.name, succeeded: true, note, nextMs: chore.everyMs === 0 ? null : chore.everyMs })
     } catch (error) {
       const count = (failures.get(chore.name) ?? 0) + 1
       failures.set(chore.name, count)
@@ -92,10 +98,25 @@ export function createChores(ports: {
       const backoffMs = Math.min(retryMs.most, retryMs.first * 2 ** (count - 1))
       const nextMs = leaving.signal.aborted ? 0 : chore.everyMs === 0 ? null : Math.min(chore.everyMs, backoffMs)
       const note = error instanceof Error ? error.message : String(error)
-      // With the database away it stays ours, until we are silent.
-      await finishChore(pool, { ...end, succeeded: false, note, nextMs }).catch(() => {})
+      await finish({ name: chore.name, succeeded: false, note, nextMs })
     } finally {
       clearInterval(check)
+    }
+  }
+
+  /** Again and again with the database away: what stays ours without being done is done by nobody. Never rejects. */
+  async function finish(end: Omit<Parameters<typeof finishChore>[1], 'processId'>): Promise<void> {
+    // PostgreSQL takes no NUL.
+    const written = { ...end, processId, note: end.note.replaceAll('\0', '') }
+    for (;;) {
+      try {
+        await finishChore(pool, written)
+        return
+      } catch {
+        // Others find out that we are gone.
+        if (leaving.signal.aborted) return
+        await sleep(finishEveryMs, null, { signal: leaving.signal, ref: false }).catch(() => {})
+      }
     }
   }
 

@@ -46,7 +46,10 @@ select name, case when at_once then now() else next_at end
   })
 }
 
-/** Of these, those that are due and that nobody alive is at: from now on `processId` is. */
+/**
+ * Of these, those that are due and that nobody alive is at: from now on `processId` is. It is at none of them: one that is
+ * written down as its own was taken by a call whose answer was lost.
+ */
 export async function takeChores(pool: Pool, names: readonly string[], processId: string): Promise<string[]> {
   const { rows } = await pool.query({
     name: 'chores.take',
@@ -57,7 +60,7 @@ update chores
    select name
      from chores
     where name = any ($1::text[])
-      and case when process_id is null then due_at <= now() else not process_is_alive(process_id, 3) end
+      and case when process_id is null then due_at <= now() else process_id = $2 or not process_is_alive(process_id, 3) end
       for update skip locked
  )
 returning name`,

@@ -3,6 +3,7 @@
 import type { Outbound } from '../../outbound/client.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { Feature, ModelBuild, ModelListing, ModelMemory, Operation, Upstream } from '../../routing/types.ts'
+import { elementsAtMost, hasTooManyElements } from '../shared/elements.ts'
 import { failureOfStatus } from './failures.ts'
 import { toOutbound } from './origin.ts'
 import { count, isObject, type Json } from './values.ts'
@@ -108,6 +109,9 @@ function createAsk(outbound: Outbound, upstream: Upstream, signal: AbortSignal):
       const failure = failureOfStatus(where, answer.status, answer.headers, answer.text)
       // What is wrong with a list is never the request: a 404 is some other server.
       throw failure.nextTarget && failure.breaker !== 'not_here' ? failure : new GatewayError('upstream_unavailable', failure.message)
+    }
+    if (hasTooManyElements(answer.text)) {
+      throw new GatewayError('upstream_unavailable', `${where} answered with more than ${elementsAtMost} elements.`)
     }
     const parsed = parse(answer.text)
     if (!isObject(parsed)) throw new GatewayError('upstream_unavailable', `${where} answered with what is not a JSON object.`)

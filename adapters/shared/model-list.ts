@@ -4,6 +4,7 @@ import type { Outbound } from '../../outbound/client.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { Upstream } from '../../routing/types.ts'
 import { originOf } from './dialect.ts'
+import { elementsAtMost, hasTooManyElements } from './elements.ts'
 import { errorFromStatus, isRecord, parseOrNull } from './http-errors.ts'
 
 const limits = { maxBytes: 8 * 1024 * 1024, timeoutMs: 15_000 }
@@ -32,6 +33,8 @@ export async function fetchModels(outbound: Outbound, upstream: Upstream, signal
       )
     })
   if (answer.status !== 200) throw errorFromStatus(upstream.id, answer.status, answer.text, answer.headers)
+  if (hasTooManyElements(answer.text))
+    throw new GatewayError('upstream_unavailable', `${upstream.id} answered ${path} with more than ${elementsAtMost} elements.`)
   const json = parseOrNull(answer.text)
   if (!isRecord(json) || !Array.isArray(json.data))
     throw new GatewayError('upstream_unavailable', `${upstream.id} answered ${path} with something that is no list.`)

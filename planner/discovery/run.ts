@@ -86,12 +86,13 @@ export async function discover(ports: DiscoveryPorts, signal: AbortSignal): Prom
     )
     // Those are there: what they answer is what is wrong with them.
     const missing = gone.filter(({ id, isGone, key }) => !isGone && isJudged(key, isReadable) && !hostile.some(one => one.id === id))
+    // First the marks: all processes read their machines anew when what was found is saved.
+    await markHostile(pool, hostile, foundIds)
     await saveFound(
       pool,
       found,
       missing.map(device => device.id)
     )
-    await markHostile(pool, hostile, foundIds)
     const back = before.filter(device => device.isGone && foundIds.includes(device.id))
     const result: DiscoveryResult = {
       tailscale: seen.tailscale,

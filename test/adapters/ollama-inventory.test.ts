@@ -322,6 +322,7 @@ t.test('a machine that cannot be asked is an error with a reason', async t => {
     ['not JSON', status(200, '<html>'), { code: 'upstream_unavailable' }],
     ['not an object', status(200, []), { code: 'upstream_unavailable' }],
     ['no list', status(200, { models: {} }), { code: 'upstream_unavailable' }],
+    ['too many', status(200, { models: [], padding: Array(250_000).fill({}) }), { code: 'upstream_unavailable', message: /elements/ }],
     ['too much', status(200, { models: [], padding: 'x'.repeat(5 * 1024 * 1024) }), { code: 'upstream_unavailable' }],
     [
       'hung up',

@@ -142,6 +142,7 @@ t.test('a list that is none is a failure of the upstream', async t => {
     [{ text: '[]' }, 'upstream_unavailable'],
     [{ text: '{"data":{}}' }, 'upstream_unavailable'],
     [{ text: '' }, 'upstream_unavailable'],
+    [{ text: `{"data":[${'{},'.repeat(250_000)}{}]}` }, 'upstream_unavailable'],
     [{ status: 401, text: '{"error":{"message":"sk-abcdefghijk is bad"}}' }, 'upstream_denied'],
     [{ status: 503 }, 'upstream_unavailable'],
     [{ status: 302, headers: { location: 'http://elsewhere' } }, 'upstream_unavailable'],

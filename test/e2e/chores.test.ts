@@ -10,6 +10,7 @@ import { until } from '../support/wait.ts'
 t.test('a chore of a process that is killed is done by another within five seconds, and by nobody twice', async t => {
   const { url: databaseUrl, pool } = await createDatabase(t)
   let isHeld = true
+  let asked = 0
   const waiting: ServerResponse[] = []
   const list = JSON.stringify({
     data: [{ id: 'a/one', context_length: 8_192, pricing: { prompt: '0.000001', completion: '0.000001' }, supported_parameters: ['tools'] }]
@@ -17,6 +18,7 @@ t.test('a chore of a process that is killed is done by another within five secon
   // A provider that takes its time: whoever asks for its list stays at it.
   const provider = createServer((request, response) => {
     if (request.url?.includes('/embeddings/')) return void response.writeHead(404).end('{}')
+    asked++
     response.setHeader('content-type', 'application/json')
     if (isHeld) waiting.push(response)
     else response.end(list)
@@ -64,6 +66,11 @@ t.test('a chore of a process that is killed is done by another within five secon
   t.ok(done.due_at.getTime() - Date.now() > 23 * 3_600_000, 'and is due again in a day')
   const living = gateways.find(({ child }) => child.pid !== first.pid) as RunningGateway
   await until('its model to be offered', async () => (await living.fetch('/v1/models/a/one')).status === 200)
+  const before = asked
+  // Each look of the living one is at all that is due: it had every occasion to do it again.
+  for (let look = 0; look < 2; look++) t.match(await (await living.fetch('/v1/discovery/run', { method: 'POST' })).json(), { error: null })
+  t.equal(asked, before, 'the provider was not asked again')
+  t.match((await choreOf()).finished_at, done.finished_at)
   const { rows } = await pool.query('select count(*)::integer as lists from model_prices')
   t.same(rows, [{ lists: 1 }])
 })

@@ -1,15 +1,14 @@
 // Machines from the outside: found, proposed, approved, limited; and gone, in every way a machine can go, while others are at work.
 
 import { execFile } from 'node:child_process'
-import { chmod, mkdir, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { type Machine, startMachine } from '../fleet/fleet.ts'
 import type { MachineSpec, ModelSpec } from '../fleet/machine.ts'
 import { createDatabase } from '../support/cluster.ts'
-import { newFolder, type RunningGateway, startGateway } from '../support/gateway.ts'
+import { type RunningGateway, startGateway } from '../support/gateway.ts'
+import { node, tailnet } from '../support/tailnet.ts'
 import { until } from '../support/wait.ts'
 
 const program = fileURLToPath(new URL('../../bin/llm-mcp.js', import.meta.url))
@@ -17,31 +16,6 @@ const model = 'llama3.2:3b'
 const quick: ModelSpec = { name: model, loadMs: 0, promptTokensPerS: 1e6, tokensPerS: 2_000, slowdown: 0 }
 const usual: MachineSpec = { models: [quick], slots: 2, answerTokens: 5, isWarm: true }
 type Json = Record<string, unknown>
-
-/** A folder whose `tailscale` shows these machines. */
-async function tailnet(t: Test, nodes: readonly Json[]) {
-  const folder = await newFolder(t)
-  await mkdir(join(folder, 'bin'))
-  const command = join(folder, 'bin/tailscale')
-  await writeFile(command, '#!/bin/sh\ncat "$(dirname "$0")/status.json"\n')
-  await chmod(command, 0o755)
-  const show = (list: readonly Json[]) =>
-    writeFile(
-      join(folder, 'bin/status.json'),
-      JSON.stringify({
-        BackendState: 'Running',
-        TUN: true,
-        Self: null,
-        Peer: Object.fromEntries(list.map((node, at) => [`nodekey:${at}`, node]))
-      })
-    )
-  await show(nodes)
-  return { command, show }
-}
-
-function node(name: string, address: string, more: Json = {}): Json {
-  return { ID: `n-${name}`, HostName: name, DNSName: `${name}.tail1.ts.net.`, OS: 'linux', TailscaleIPs: [address], Online: true, ...more }
-}
 
 async function call(
   gateway: RunningGateway,
