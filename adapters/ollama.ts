@@ -5,6 +5,7 @@ import { type OllamaPorts, ollamaCall, type Speech } from './ollama/call.ts'
 import { bringsText, createCompletionAssembly, createCompletionWriter, toNativeCompletion } from './ollama/completion.ts'
 import { ollamaEmbed } from './ollama/embeddings.ts'
 import { droppedHints } from './ollama/hints.ts'
+import { ollamaHold } from './ollama/hold.ts'
 import { createInventory } from './ollama/inventory.ts'
 import { carriesOutput, parseGeneratedLine, parseLine } from './ollama/lines.ts'
 import { createAssembly, createEventWriter } from './ollama/reply.ts'
@@ -38,6 +39,7 @@ export function createAdapter(ports: OllamaPorts): Adapter {
     complete: (attempt, observer) => ollamaCall(ports, completion, attempt, observer),
     embed: (attempt, observer) => ollamaEmbed(ports.outbound, attempt, observer),
     dropped: droppedHints,
-    listModels: createInventory(ports.outbound)
+    listModels: createInventory(ports.outbound),
+    hold: (target, keepAlive, signal) => ollamaHold(ports.outbound, target, keepAlive, signal)
   }
 }

@@ -221,6 +221,7 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
         ),
       arrived: () => {},
       full: () => {},
+      reserved: () => {},
       inFlight: () => 0,
       runsAny: () => claimed !== null,
       // Each look claims one job.

@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander'
 import { addBenchCommands } from './commands/bench.ts'
 import { addDeviceCommands } from './commands/devices.ts'
 import { addJobCommands } from './commands/jobs.ts'
+import { addRouteCommand } from './commands/route.ts'
 import { ConfigError } from './config.ts'
 
 /** Runs one command; a failure is one clear line and exit code 1. */
@@ -108,6 +109,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   addJobCommands(program)
   addDeviceCommands(program)
   addBenchCommands(program)
+  addRouteCommand(program)
   program
     .command('costs')
     .description('what was spent, by provider and by source')

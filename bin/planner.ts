@@ -101,7 +101,7 @@ export function openPlanner(ports: {
         everyMs: hourMs,
         atOnce: true,
         limitMs: 6 * hourMs,
-        run: signal => cleanUp({ pool, retentionDays: settings.jobRetentionDays }, signal)
+        run: signal => cleanUp({ pool, retentionDays: settings.jobRetentionDays, routeDays: settings.routeRetentionDays }, signal)
       },
       ...alerts.chores
     ]

@@ -15,8 +15,11 @@ import { thisOwner } from '../ledger/owner.ts'
 import { recoverJournals } from '../ledger/recover.ts'
 import { registeredPrice } from '../ledger/registry.ts'
 import { createOutbound } from '../outbound/client.ts'
+import { createBrainKeeper } from '../planner/brain-state.ts'
 import { createInventory } from '../planner/inventory.ts'
+import { createMachineMemory } from '../planner/memory.ts'
 import { createProfiles } from '../planner/profiles.ts'
+import { createRoutes } from '../planner/routes.ts'
 import { createBrain } from '../routing/brain/brain.ts'
 import { createDispatch } from '../routing/dispatch.ts'
 import { uuidv7 } from '../routing/ids.ts'
@@ -146,16 +149,30 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     knownModels: upstream => knownModels(pool, deviceId(upstream)),
     offeredModels: upstream => offeredModels(pool, upstream.id),
     policy: settings.modelSync,
-    onListed: id => load.forgetMissing(id),
+    onListed(id, askedAtMs) {
+      load.forgetMissing(id)
+      brain.listed(id, askedAtMs)
+    },
     onState: (upstream, error) =>
       error === null
         ? log.info({ upstream: upstream.id }, 'an upstream answers again')
         : log.warn({ upstream: upstream.id, error: error.logMessage }, 'an upstream does not answer')
   })
-  const [neighbours] = await Promise.all([findNeighbours(upstreams, firstLookMs), inventory.start(firstLookMs, firstLookNewMs)])
 
   const profiles = createProfiles({ pool, now: Date.now, log: warn })
   opened.push(profiles.close)
+  const brain = createBrain({
+    catalog: inventory.catalog,
+    profile: profiles.of,
+    usdPerKwh: settings.electricityUsdPerKwh,
+    random: Math.random,
+    now,
+    epoch: Date.now
+  })
+  const learned = createBrainKeeper({ pool, processId: identity.id, brain, log: warn })
+  opened.push(learned.close)
+  const [neighbours] = await Promise.all([findNeighbours(upstreams, firstLookMs), inventory.start(firstLookMs, firstLookNewMs)])
+
   const fleet = createFleet({
     settings,
     pool,
@@ -167,6 +184,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     onDown(id) {
       log.warn({ device: id }, 'a machine is away')
       dispatch.lose(id)
+      memory.lost(id)
     },
     onUp(id) {
       log.info({ device: id }, 'a machine is here')
@@ -178,6 +196,8 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
 
   // 4. what decides and runs, and what waits
   const breakers = createBreakers()
+  // Another gateway's new key may be announced as soon as we listen.
+  const keyCache = createKeyCache({ find: hash => findKey(pool, hash), isListening: () => listener.isHealthy(), now })
   const listener = listen(database.connection, [keysChannel, fleetChannel, healthChannel], (channel, payload) => {
     if (channel === keysChannel) keyCache.clear()
     else if (channel === fleetChannel || channel === healthChannel) fleet.notified(channel, payload)
@@ -202,7 +222,6 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   opened.push(waiting.close)
   const { queue } = waiting
   const slots = createSlots({ pool, processId: identity.id, queue: () => queue, log: warn })
-  const keyCache = createKeyCache({ find: hash => findKey(pool, hash), isListening: listener.isHealthy, now })
   const limits = createClusterLimits({ pool, processId: identity.id, now, log: warn })
   opened.push(limits.close)
   const benchmarks = createBenchmarks({
@@ -226,14 +245,23 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     log: warn
   })
   opened.push(planner.close)
-  const brain = createBrain({
+  const memory = createMachineMemory({
+    pool,
+    processId: identity.id,
+    adapters,
     catalog: inventory.catalog,
-    profile: profiles.of,
-    usdPerKwh: settings.electricityUsdPerKwh,
-    random: Math.random,
+    brain,
+    health: fleet.health,
+    profiles,
+    refresh: inventory.refresh,
+    onLoaded: id => queue.freed(id),
+    onStuck: target => dispatch.leave(target),
     now,
-    epoch: Date.now
+    log: warn
   })
+  opened.push(memory.close)
+  const routes = createRoutes({ pool, log: warn })
+  opened.push(routes.close)
   const dispatch = createDispatch({
     catalog: inventory.catalog,
     adapters,
@@ -248,6 +276,8 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     dimensions: await createDimensions(pool, settings.vectorDimensions, warn),
     profiles,
     brain,
+    memory,
+    routes,
     localOnly: settings.localOnly,
     random: Math.random,
     onMissing: target => planner.missing(target),
@@ -259,6 +289,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   const gateway = await createGateway({
     version,
     dispatch,
+    routes: { preview: dispatch.preview, find: routes.find },
     limits,
     catalog: inventory.catalog,
     unavailable: inventory.unavailable,
@@ -321,7 +352,8 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     fleet.close()
     slots.close()
     await limits.close()
-    await profiles.close()
+    await memory.close()
+    await Promise.all([profiles.close(), learned.close(), routes.close()])
     await ledger.close()
     await heartbeat.stop()
     await listener.close()
@@ -347,7 +379,8 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   chores.unref()
   planner.start()
   queue.start()
-  await Promise.all([fleet.start(inventory), profiles.start()])
+  memory.start()
+  await Promise.all([fleet.start(inventory), profiles.start(), learned.start()])
 
   const hasServer = role === 'all' || role === 'gateway'
   let newAdminKey: string | null = null

@@ -11,8 +11,8 @@ import { callerOf, limitsName } from './caller.ts'
 import { headersSoFar } from './context.ts'
 import { runWhole } from './copies.ts'
 import type { Knobs } from './dialects/model.ts'
+import { readKnobs } from './knobs.ts'
 import type { Admission, Limits } from './limits.ts'
-import { wantsToStay } from './local-only.ts'
 import { identity, type Presenter } from './presenter.ts'
 import { createReply } from './reply.ts'
 import { mayRespondAsync, respondAsync } from './respond-async.ts'
@@ -87,6 +87,8 @@ function run(
   Object.assign(context.headers, admission.headers())
   // Only a page needs what CORS has set, and every answer would pay for the looking.
   if (request.headers.origin !== undefined) Object.assign(context.headers, headersSoFar(reply))
+  // It is kept under the request's own id.
+  context.headers['x-llm-mcp-route-id'] = context.id
   // From here on the response is ours alone: no serialisation, no hooks, one write per piece.
   reply.hijack()
   // The client left while its limits were looked up: nobody would tell the run.
@@ -104,6 +106,8 @@ function run(
   try {
     client.attach(runWhole(dispatch, model, caller, client))
   } catch (error) {
+    // Nothing was decided.
+    delete context.headers['x-llm-mcp-route-id']
     client.fail(toGatewayError(error))
     admission.settle(null)
   }
@@ -111,7 +115,7 @@ function run(
 
 /** `x-llm-mcp-local-only` and the like. Throws GatewayError when one of them cannot be read. */
 export function knobsOf(request: FastifyRequest): Knobs {
-  return { requestId: request.context.id, localOnly: wantsToStay(request.headers) }
+  return readKnobs(request.headers, request.context.id)
 }
 
 /** The body's bytes; `expected` says what should be in it. Throws GatewayError when there is none. */

@@ -33,12 +33,14 @@ import { registerMetrics } from './routes/metrics.ts'
 import { registerModels } from './routes/models.ts'
 import { type PassthroughPorts, registerPassthrough } from './routes/passthrough.ts'
 import { registerResponses } from './routes/responses.ts'
+import { type RoutesPorts, registerRoutes } from './routes/routes.ts'
 import { cutStalled } from './stalled.ts'
 import { createStreams } from './streams.ts'
 
 export interface AppPorts {
   readonly version: string
   readonly dispatch: Dispatch
+  readonly routes: Pick<RoutesPorts, 'preview' | 'find'>
   readonly limits: Limits
   readonly catalog: () => Catalog
   /** Upstreams that did not answer when they were last asked, by id. */
@@ -154,6 +156,7 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
   registerCompletions(app, calls)
   registerEmbeddings(app, calls)
   registerResponses(app, { ...calls, newId: ports.newId })
+  registerRoutes(app, { ...ports.routes, dispatch: ports.dispatch, limits: ports.limits, prefixes })
   registerModels(app, { catalog: ports.catalog, prefixes, canCarry: ports.dispatch.canCarry, unavailable: ports.unavailable })
   registerJobs(app, { ...ports.jobs, dispatch: ports.dispatch, limits: ports.limits, streams, newId: ports.newId, now: Date.now })
   registerKeys(app, ports.keys)

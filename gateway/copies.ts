@@ -29,6 +29,11 @@ function splitOver(dispatch: Dispatch, request: ModelRequest, caller: Caller): r
   return targets
 }
 
+/** The request as it is decided about: one of its calls, where its choices are made by several. */
+export function oneCallOf(dispatch: Dispatch, request: ModelRequest, caller: Caller): ModelRequest {
+  return splitOver(dispatch, request, caller) === null ? request : { ...request, needs: otherNeeds(request) }
+}
+
 /**
  * Runs the request: as one call where the target can, as one call per choice where it cannot. The first call chooses the target,
  * the others follow it there, as many at once as it has places. Throws GatewayError `payload_too_large` where the same bytes
@@ -261,7 +266,9 @@ function requestWriter(request: ModelRequest): (text: string | null) => ModelReq
     const bytes = request.body.with({ ...(hasCopies ? { n: 1 } : {}), ...(text === null ? {} : { prompt: text }) })
     const prompt = text === null ? request.prompt : estimateTokens({ textBytes: Buffer.byteLength(text), messages: 0, pictures: 0 })
     const input = text === null ? null : { texts: [text], asTokens: false }
-    last = { text, request: { ...request, body: readBody(bytes), needs, choices: 1, prompt, longest: prompt, input } }
+    // Each may cost its share.
+    const share = request.maxUsd === undefined ? {} : { maxUsd: request.maxUsd / request.choices }
+    last = { text, request: { ...request, ...share, body: readBody(bytes), needs, choices: 1, prompt, longest: prompt, input } }
     return last.request
   }
 }

@@ -242,13 +242,14 @@ export function unsentBytes(response: ServerResponse): number {
 }
 
 /** `x-llm-mcp-*`: who answers, why, for how much, and what was left out. */
-export function factHeaders({ target, reason, nanoUsd, dropped }: ReplyFacts): Record<string, string> {
+export function factHeaders({ target, reason, nanoUsd, dropped, etaMs }: ReplyFacts): Record<string, string> {
   const { upstream } = target
   return {
     'x-llm-mcp-provider': providerOf(upstream),
     'x-llm-mcp-model': headerSafe(target.model),
     ...(upstream.device === null ? {} : { 'x-llm-mcp-device': upstream.device.id }),
     'x-llm-mcp-reason': reason,
+    ...(etaMs === undefined ? {} : { 'x-llm-mcp-eta-ms': String(etaMs.p50) }),
     ...(dropped.length === 0 ? {} : { 'x-llm-mcp-dropped': droppedNames(dropped) }),
     ...(nanoUsd === null ? {} : { 'x-llm-mcp-cost-usd': formatUsd(nanoUsd) })
   }

@@ -69,6 +69,7 @@ export async function respondAsync(
       location: `/v1/jobs/${stored.id}`,
       'preference-applied': 'respond-async',
       'x-llm-mcp-job-id': stored.id,
+      'x-llm-mcp-route-id': stored.id,
       ...(replayed ? { 'idempotent-replayed': 'true' } : {})
     })
     return await showJob({ jobs, streams }, { request, reply, shown: { job: stored, outlook } })
@@ -97,7 +98,8 @@ function newJob(
 ): NewJob {
   const { context } = request
   // Several choices are one job only where one call gives them all; otherwise this names them.
-  const placedRequest = placed(dispatch, withUsage(asked), { caller, provider: null })
+  const patient = patience === null ? asked : { ...asked, patience }
+  const placedRequest = placed(dispatch, withUsage(patient), { caller, provider: null })
   const leftMs = remainingMs(patience, context.startedAt)
   if (leftMs !== null && leftMs <= 0) throw deadlineExceeded(patience, asked.stream)
   return {
@@ -111,7 +113,7 @@ function newJob(
     weight: context.key?.weight ?? 1,
     maxAttempts: attemptsAtMost,
     deadlineAt: leftMs === null ? null : Math.ceil(Date.now() + leftMs),
-    maxCostUsd: null,
+    maxCostUsd: asked.maxUsd ?? null,
     stream: asked.stream,
     idempotency,
     metadata: null,

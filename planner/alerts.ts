@@ -53,6 +53,7 @@ export function findings(situation: Situation, threshold: number, known: Readonl
   const { machines, stuck, streaks, chores } = situation
   return [
     ...machines.map(machine => machineFinding(machine, known)),
+    ...machines.map(loadFinding),
     queueFinding(stuck),
     ...streaks.flatMap(streak => streakFinding(streak, threshold)),
     ...chores.flatMap(choreFinding)
@@ -68,6 +69,20 @@ function machineFinding({ id, health, note, since }: MachineState, known: Readon
   const awaySince = known.get(subject)?.since ?? null
   const away = awaySince === null || since === null ? '' : ` It was away from ${time(awaySince)} to ${time(since)}.`
   return { subject, state: 'good', since: null, words: `<b>Machine back</b>\n${name(id)} is back.${away}` }
+}
+
+function loadFinding({ id, stuckModel = null }: MachineState): Finding {
+  const subject = subjectOf('load:', id)
+  if (stuckModel === null) {
+    return {
+      subject,
+      state: 'good',
+      since: null,
+      words: `<b>Loading goes on</b>\nNothing hangs on ${name(id)} any more, as far as is known.`
+    }
+  }
+  const words = `<b>Loading hangs</b>\n${name(id)} does not finish loading ${name(stuckModel)}. What it has loaded is used, nothing else is loaded there for 10 minutes.`
+  return { subject, state: 'bad', since: null, words }
 }
 
 function queueFinding(stuck: StuckQueue | null): Finding {

@@ -31,7 +31,8 @@ export interface InventoryPorts {
   /** What a rented provider offers, as it was written down by whoever asked it last; null = nobody did yet. */
   readonly offeredModels: (upstream: Upstream) => Promise<readonly ModelListing[] | null>
   readonly policy: ModelPolicy
-  readonly onListed: (upstreamId: string) => void
+  /** `askedAtMs`: when it was asked, by a clock that never jumps. */
+  readonly onListed: (upstreamId: string, askedAtMs: number) => void
   /** Told once for each change between reachable and not. */
   readonly onState: (upstream: Upstream, error: GatewayError | null) => void
 }
@@ -179,6 +180,7 @@ export function createInventory(ports: InventoryPorts): Inventory {
 
   async function read(state: State): Promise<void> {
     const { upstream } = state
+    const askedAtMs = performance.now()
     try {
       const models = await list(upstream)
       // Left out, or changed, while it was asked.
@@ -188,7 +190,7 @@ export function createInventory(ports: InventoryPorts): Inventory {
       state.listed = true
       if (state.error !== null) ports.onState(upstream, null)
       state.error = null
-      ports.onListed(upstream.id)
+      ports.onListed(upstream.id, askedAtMs)
       catalog = build()
     } catch (thrown) {
       const error = toGatewayError(thrown)

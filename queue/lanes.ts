@@ -7,7 +7,13 @@ import type { Caller, Feature, ModelRequest, Target } from '../routing/types.ts'
 
 const echo = 'echo'
 
-type Facts = Pick<ModelRequest, 'operation' | 'model' | 'localOnly' | 'only' | 'providers' | 'needs' | 'longest'>
+type Facts = Pick<
+  ModelRequest,
+  'operation' | 'model' | 'localOnly' | 'only' | 'providers' | 'needs' | 'longest' | 'fallbacks' | 'preference' | 'maxUsd'
+>
+
+// No name of a model has one.
+const between = '\t'
 
 /**
  * The lane of a request; of `echo` when it is null: class/operation/where;what else it takes/model. Names of models come last, because
@@ -15,10 +21,11 @@ type Facts = Pick<ModelRequest, 'operation' | 'model' | 'localOnly' | 'only' | '
  */
 export function laneOf(jobClass: number, request: Facts | null, caller: Pick<Caller, 'models' | 'providers'>): string {
   if (request === null) return `${jobClass}/${echo}`
-  const { operation, localOnly, providers, needs, longest } = request
+  const { operation, localOnly, providers, needs, longest, fallbacks = [] } = request
   const where = localOnly ? 'own' : providers === undefined ? 'any' : providers.join('+')
-  const conditions = [where, ...needs.toSorted(), ...sizeOf(longest.low), ...permitOf(caller)].join(';')
-  return `${jobClass}/${operation}/${conditions}/${request.only ?? canonical(request.model)}`
+  const conditions = [where, ...needs.toSorted(), ...sizeOf(longest.low), ...permitOf(caller), ...wishesOf(request)].join(';')
+  const models = [...new Set([request.model, ...fallbacks].map(canonical))].join(between)
+  return `${jobClass}/${operation}/${conditions}/${request.only ?? models}`
 }
 
 // A model is loaded with this context at least (routing/context-size.ts), and with twice that, and so on.
@@ -32,10 +39,17 @@ function sizeOf(tokens: number): string[] {
 /** Keys that may not use everything have lanes of their own: what they wait for must not stand before the others. */
 function permitOf({ models, providers }: Pick<Caller, 'models' | 'providers'>): string[] {
   if (models === null && providers === null) return []
-  const digest = createHash('sha256')
-    .update(JSON.stringify([models, providers]))
-    .digest('base64url')
-  return [`key-${digest.slice(0, 8)}`]
+  return [`key-${digestOf([models, providers])}`]
+}
+
+/** The same for those that are choosy about providers, or must not cost much. */
+function wishesOf({ preference, maxUsd }: Facts): string[] {
+  const choosy = preference === undefined ? [] : [`key-wish-${digestOf(preference.given)}`]
+  return maxUsd === undefined ? choosy : [...choosy, 'key-capped']
+}
+
+function digestOf(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('base64url').slice(0, 8)
 }
 
 /** 0 urgent … 4 benchmark. */
@@ -72,10 +86,13 @@ export function createReach(catalog: () => Catalog): (lane: string) => Reach {
 function reachIn(catalog: Catalog, lane: string): Reach {
   const [, operation, conditions = '', ...model] = lane.split('/')
   if (operation === echo) return { ...nowhere, unbounded: true }
-  const resolution = catalog.resolve(model.join('/'), 0)
-  if (!resolution.found) return nowhere
+  const named = model
+    .join('/')
+    .split(between)
+    .map(name => catalog.resolve(name, 0))
+    .flatMap(resolution => (resolution.found ? resolution.targets : []))
   const [where = '', ...others] = conditions.split(';')
-  const targets = resolution.targets.filter(
+  const targets = named.filter(
     target =>
       target.operations.some(name => name === operation) && isMeant(target, where) && others.every(condition => meets(target, condition))
   )

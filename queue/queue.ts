@@ -176,6 +176,7 @@ export function createQueue(ports: QueuePorts): Queue {
     schedule: waiting => ports.dispatch().schedule(waiting),
     arrived: decision => ports.dispatch().arrived(decision),
     full: deviceId => ports.dispatch().full(deviceId),
+    reserved: (target, attemptId) => ports.dispatch().reserved(target, attemptId),
     inFlight: id => load.inFlight(id),
     runsAny: () => ports.isWorker && !isRetired,
     concurrency: ports.limits.workerConcurrency,

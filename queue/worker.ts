@@ -1,6 +1,7 @@
 // The loop that gives jobs to machines: the best job that something free can run, again and again until there is none.
 
 import { LRUCache } from 'lru-cache'
+import { workAtMost } from '../routing/brain/plan.ts'
 import type { Decision } from '../routing/decide.ts'
 import { GatewayError } from '../routing/errors.ts'
 import { providerOf } from '../routing/targets.ts'
@@ -24,6 +25,8 @@ export interface WorkerPorts {
   readonly arrived: (decision: Decision) => void
   /** The machine said that it is full: what is decided from now on knows it. */
   readonly full: (deviceId: string) => void
+  /** An attempt of ours will run on this target as soon as its request is read: what is decided from now on knows it. */
+  readonly reserved: (target: Target, attemptId: string) => void
   /** Calls of ours that run on an upstream now. */
   readonly inFlight: (upstreamId: string) => number
   /** Whether this process runs jobs that belong to nobody. */
@@ -86,6 +89,8 @@ const fullForMs = 200
 // Nothing can run it as things are: a machine is away, or a provider rests. It must not stand in the way meanwhile.
 const asideMs = 2_000
 const backstopMs = 1_000
+// A provider's limit is looked at no more often than this.
+const limitAtLeastMs = 50
 /** Of a rented provider, in one process: more is its rate limits' business. */
 const rentedAtOnce = 64
 // A model that was there when the job came may be back; after a day nobody believes in it.
@@ -107,6 +112,7 @@ export function createWorker(ports: WorkerPorts): Worker {
   // Jobs that were looked at before.
   const arrived = new LRUCache<string, true>({ max: arrivedAtMost })
   let fullTimer: NodeJS.Timeout | null = null
+  let limitTimer: NodeJS.Timeout | null = null
   let busy: Promise<void> | null = null
   let again = false
   let isStopped = false
@@ -187,6 +193,19 @@ export function createWorker(ports: WorkerPorts): Worker {
     fullTimer.unref()
   }
 
+  /** When a provider takes another call, nobody tells us. */
+  function wakeFor({ planned }: Decision): void {
+    const best = planned?.best ?? null
+    if (best === null || best.option.site.own !== null) return
+    const ms = Math.max(limitAtLeastMs, best.waitS * 1_000)
+    if (ms >= backstopMs || limitTimer !== null) return
+    limitTimer = setTimeout(() => {
+      limitTimer = null
+      wake()
+    }, ms)
+    limitTimer.unref()
+  }
+
   function mayRun({ ownerProcess }: Candidate): boolean {
     // Also one of ours that nobody here waits for any more: it ends as soon as it begins, and stands in nobody's way.
     return ownerProcess !== null || mayRunAny()
@@ -248,11 +267,13 @@ export function createWorker(ports: WorkerPorts): Worker {
   /** What is to be done with the jobs of one look, each knowing what those before it get. */
   function createDecisions(): Decisions {
     let waiting: readonly Candidate[] = []
-    let known = new Map<string, Decision>()
+    const known = new Map<string, Decision>()
 
     function decide(): void {
-      const decided = ports.schedule(waiting.map(askedOf))
-      known = new Map(waiting.map(({ id }, at) => [id, decided[at] as Decision]))
+      // Of a long row the first were decided before: they wait, and must not keep the others from what is free.
+      const last = waiting.slice(-workAtMost)
+      const decided = ports.schedule(last.map(askedOf))
+      for (const [at, { id }] of last.entries()) known.set(id, decided[at] as Decision)
     }
 
     return {
@@ -284,7 +305,10 @@ export function createWorker(ports: WorkerPorts): Worker {
         return mayComeBack(job, decision.error) ? { what: 'aside' } : { what: 'refused', error: decision.error }
       }
       // To wait is better than anything it could have now.
-      if (decision.action === 'enqueue') return { what: 'waits' }
+      if (decision.action === 'enqueue') {
+        wakeFor(decision)
+        return { what: 'waits' }
+      }
       const target = worthIt(job, decision.ranked).find(({ upstream }) =>
         upstream.device === null ? mayRent(job, upstream.id) : !isFull(upstream.device.id)
       )
@@ -330,12 +354,13 @@ export function createWorker(ports: WorkerPorts): Worker {
     target: Target | null,
     fromAttemptId: string | null
   ): Promise<Claimed | { readonly what: 'full' }> {
+    const attemptId = ports.newId()
     const claimed = await claimJob(pool, {
       jobIds: jobs.map(({ id }) => id),
       deviceId: target?.upstream.device?.id ?? null,
       provider: target === null ? 'echo' : providerOf(target.upstream),
       processId: ports.processId,
-      attemptId: ports.newId(),
+      attemptId,
       fromAttemptId,
       paid: target !== null && !target.upstream.own
     })
@@ -355,8 +380,10 @@ export function createWorker(ports: WorkerPorts): Worker {
       return { what: 'gone', over }
     }
     candidates.served(job.class)
-    if (claimed.runner === ports.processId) ports.run({ jobId: job.id, attempt: claimed.attempt, target })
-    else ports.notices.claimed(claimed.runner, job.id)
+    if (claimed.runner === ports.processId) {
+      if (target !== null) ports.reserved(target, attemptId)
+      ports.run({ jobId: job.id, attempt: claimed.attempt, target })
+    } else ports.notices.claimed(claimed.runner, job.id)
     return { what: 'claimed', over }
   }
 
@@ -394,6 +421,7 @@ export function createWorker(ports: WorkerPorts): Worker {
       isStopped = true
       clearInterval(timer)
       if (fullTimer !== null) clearTimeout(fullTimer)
+      if (limitTimer !== null) clearTimeout(limitTimer)
       await busy
     }
   }

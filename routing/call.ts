@@ -4,7 +4,7 @@ import { GatewayError, toGatewayError } from './errors.ts'
 import type { Load } from './load.ts'
 import type { CallRecord, CallTimings, Ledger, MachineHealth, Outcome } from './ports.ts'
 import type { Stretch } from './profile.ts'
-import type { Adapter, Attempt, AttemptEnd, AttemptHandle, AttemptObserver, Caller, Usage } from './types.ts'
+import type { Adapter, Attempt, AttemptEnd, AttemptHandle, AttemptObserver, Caller, RequestLimit, Usage } from './types.ts'
 
 export interface CallPorts {
   readonly ledger: Ledger
@@ -19,8 +19,12 @@ export interface CallObserver {
   begin(): void
   /** False = the reader is full. */
   frames(events: Buffer): boolean
+  /** The first of them, also of an answer that is not streamed, where the adapter can tell. Before everything else. */
+  begun?(): void
   /** So many more pieces of output came. */
   streamed?(tokens: number): void
+  /** What the provider tells of its limit. */
+  limits?(told: RequestLimit): void
   end(end: CallEnd): void
 }
 
@@ -70,11 +74,14 @@ export function startCall(
   let body: Buffer | null = null
   // An adapter may end at once, e.g. on a request it cannot translate; its end is told once the caller has the handle.
   let launched = false
+  let hasBegun = false
   let isOver = false
 
   const attemptObserver: AttemptObserver = {
+    begun,
     frames(events, tokens) {
       if (isOver) return true
+      if (tokens > 0) begun()
       if (target.upstream.device !== null) ports.health.alive(target.upstream.device.id)
       tokensSeen += tokens
       if (tokens > 0) observer.streamed?.(tokens)
@@ -101,6 +108,9 @@ export function startCall(
       usage = figures
       usageEvent = event
     },
+    limits(told) {
+      if (!isOver) observer.limits?.(told)
+    },
     end(result) {
       if (launched) ended(result)
       else queueMicrotask(() => ended(result))
@@ -120,6 +130,12 @@ export function startCall(
     launched = true
   }
   return { resume: () => handle?.resume(), abort: () => handle?.abort() }
+
+  function begun(): void {
+    if (hasBegun || isOver) return
+    hasBegun = true
+    observer.begun?.()
+  }
 
   function takeHeld(): Buffer | null {
     if (held.length === 0) return null

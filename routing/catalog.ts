@@ -1,5 +1,6 @@
 // The models this gateway can reach, as one immutable snapshot, and what a name in a request means in it.
 
+import type { Route } from './brain/types.ts'
 import { nearest } from './nearest.ts'
 import { type PriceBook, priceOf, unlistedTarget } from './targets.ts'
 import type { Target, Upstream, VectorSpace } from './types.ts'
@@ -47,11 +48,21 @@ export interface CatalogModel {
   readonly targets: readonly Target[]
 }
 
-const virtual = ['auto', 'local', 'cloud']
+const virtual = ['auto', 'auto:cost', 'auto:fast', 'local', 'cloud']
+// The same models as `auto`, by what they cost or how long they take instead of by the configured order.
+const weighed: ReadonlyMap<string, Route> = new Map([
+  ['auto:cost', 'cost'],
+  ['auto:fast', 'fast']
+])
 
 /** True for names that stand for our own choice. */
 export function isVirtual(name: string): boolean {
   return virtual.includes(name)
+}
+
+/** What counts more, where the name itself says so. */
+export function routeOf(name: string): Route | null {
+  return weighed.get(name) ?? null
 }
 
 // OpenRouter's variants of a listed model, which its list does not repeat.
@@ -73,7 +84,7 @@ export function createCatalog(source: CatalogSource): Catalog {
   function resolve(name: string, random: number): Resolution {
     const targets = named(name, random, { auto: true, alias: true })
     if (targets !== null && targets.length > 0) {
-      return { found: true, targets: eachOnce(targets), ordered: isVirtual(name) || source.aliases.has(name) }
+      return { found: true, targets: eachOnce(targets), ordered: !weighed.has(name) && (isVirtual(name) || source.aliases.has(name)) }
     }
     if (targets !== null) return { found: true, targets: [], ordered: false }
     const known = [...virtual, ...source.aliases.keys(), ...byModel.keys()]
@@ -82,7 +93,7 @@ export function createCatalog(source: CatalogSource): Catalog {
 
   /** Null = the name means nothing here; empty = it does, but nobody serves it. `may`: inside of each other they would not end. */
   function named(name: string, random: number, may: { readonly auto: boolean; readonly alias: boolean }): readonly Target[] | null {
-    if (name === 'auto') return may.auto ? automatic() : null
+    if (name === 'auto' || weighed.has(name)) return may.auto ? automatic() : null
     if (name === 'local') return preferred(answers.filter(target => target.upstream.own))
     if (name === 'cloud') return rented()
     const alias = may.alias ? source.aliases.get(name) : undefined

@@ -1,10 +1,11 @@
 // Which targets may answer a request, in which order, and why each other one may not. Pure.
 
 import { type Planned, startable } from './brain/plan.ts'
-import type { Asked } from './brain/types.ts'
+import type { Asked, Estimate } from './brain/types.ts'
 import { canonical, isVirtual } from './catalog.ts'
-import { GatewayError } from './errors.ts'
+import { type ErrorCode, GatewayError } from './errors.ts'
 import { matchesAny } from './patterns.ts'
+import { type PreferenceRejection, unwanted } from './preference.ts'
 import { providerOf } from './targets.ts'
 import type { Caller, Feature, ModelRequest, Operation, Target, VectorSpace } from './types.ts'
 
@@ -15,12 +16,14 @@ export type Rejection =
   | 'down'
   | 'full'
   | 'max_cost'
+  | 'no_fallback'
   | 'no_load'
   | 'not_allowed'
   | 'not_chosen'
   | 'not_local'
   | 'other_vector_space'
   | 'price_unknown'
+  | PreferenceRejection
   | `lacks_${Feature}`
   | `no_${Operation}`
 
@@ -48,6 +51,12 @@ export interface DecisionInput {
   readonly targets: readonly Target[]
   /** The order of `targets` is somebody's will. */
   readonly ordered: boolean
+  /** Of a list that is weighed all the same: where each target stands in it, by its id. Equal ones are weighed against each other. */
+  readonly tiers?: ReadonlyMap<string, number>
+  /** The name that a target was found under, by its id, where that is another than the request's. */
+  readonly names?: ReadonlyMap<string, string>
+  /** Every name that providers and machines of this house have. */
+  readonly house?: ReadonlySet<string>
   /** Of embeddings: the only space whose vectors may be given; null for everything else. */
   readonly space: VectorSpace | null
   /** The house's rule for all requests. */
@@ -67,6 +76,8 @@ export interface DecisionView {
   coolingMs(target: Target): number
   inFlight(target: Target): number
   averageMs(target: Target): number
+  /** It would leave out something that the request says. */
+  drops?(target: Target, request: ModelRequest): boolean
   /** What each of these requests should do, in the order they are to be served. Absent: own machines come first. */
   readonly weigh?: (asked: readonly Asked[]) => readonly Planned[]
 }
@@ -106,7 +117,7 @@ export function decide(input: DecisionInput, view: DecisionView): Decision {
 export function decideAll(inputs: readonly DecisionInput[], view: DecisionView): Decision[] {
   const sifted = inputs.map(input => sift(input, view))
   const { weigh } = view
-  if (weigh === undefined) return sifted.map(each => ranked(each, view))
+  if (weigh === undefined) return sifted.map(each => alone(ranked(each, view), each.input))
   const weighed = sifted.filter(isWeighed)
   const planned = new Map(
     weigh(weighed.map(({ input, sound }) => ({ request: input.request, caller: input.caller, targets: sound }))).map((plan, at) => [
@@ -116,7 +127,9 @@ export function decideAll(inputs: readonly DecisionInput[], view: DecisionView):
   )
   return sifted.map(each => {
     const plan = planned.get(each)
-    return plan === undefined ? ranked(each, view) : chosen(each, plan, view)
+    if (plan !== undefined) return alone(chosen(each, plan, view), each.input)
+    const bounded = withinBounds(each, view)
+    return alone(isWeighed(each) ? later(bounded, view) : ranked(bounded, view), each.input)
   })
 }
 
@@ -128,6 +141,8 @@ interface Sifted {
   readonly feasible: readonly Target[]
   /** Of both: those that work, as far as is known, and have room for what is expected. */
   readonly sound: readonly Target[]
+  /** What would break a bound of the request, where that was looked at apart. */
+  readonly out?: Planned['without']
 }
 
 function sift(input: DecisionInput, view: DecisionView): Sifted {
@@ -144,16 +159,59 @@ function sift(input: DecisionInput, view: DecisionView): Sifted {
   return { input, rejected, full, feasible, sound: able.filter(target => isSound(target, input.request, view)) }
 }
 
-/** The order of a list is its writer's will, also where money says otherwise. */
+/** The order of a list is its writer's will, also where money says otherwise; but what is bounded must be looked at. */
 function isWeighed({ input, sound }: Sifted): boolean {
-  return sound.length > 0 && !input.ordered
+  return sound.length > 0 && (!input.ordered || input.tiers !== undefined || isBounded(input.request))
 }
 
-function ranked({ input, rejected, full, feasible }: Sifted, view: DecisionView): Decision {
+function isBounded({ maxUsd, isDeadlineHard }: ModelRequest): boolean {
+  return maxUsd !== undefined || isDeadlineHard === true
+}
+
+/** Also those that are only tried last, and those that are full, must keep the bounds of a request: without the ones that would not. */
+function withinBounds(sifted: Sifted, view: DecisionView): Sifted {
+  const { input, feasible, full, rejected } = sifted
+  if (!isBounded(input.request) || feasible.length + full.length === 0) return sifted
+  const out = outOfBounds(input, [...feasible, ...full], view)
+  const reasons = new Map(out.map(({ option, why }) => [option.id, why]))
+  const isWithin = ({ id }: Target): boolean => !reasons.has(id)
+  return {
+    ...sifted,
+    feasible: feasible.filter(isWithin),
+    full: full.filter(isWithin),
+    rejected: [...rejected.filter(({ target }) => !reasons.has(target)), ...[...reasons].map(([target, reason]) => ({ target, reason }))],
+    out
+  }
+}
+
+function outOfBounds({ request, caller }: DecisionInput, targets: readonly Target[], view: DecisionView): Planned['without'] {
+  return targets.length === 0 ? [] : (view.weigh?.([{ request, caller, targets }])[0]?.without ?? [])
+}
+
+/** Without fallbacks: of each model only the first. */
+function alone(decision: Decision, { request: { preference }, tiers }: DecisionInput): Decision {
+  if (decision.action !== 'run' || preference === undefined || preference.allowFallbacks || preference.order.length > 0) return decision
+  const seen = new Set<number>()
+  const isFirst = ({ id }: Target): boolean => {
+    const tier = tiers?.get(id) ?? 0
+    return !seen.has(tier) && seen.add(tier) !== undefined
+  }
+  const kept = decision.ranked.filter(isFirst)
+  const others = decision.ranked.filter(target => !kept.includes(target))
+  return {
+    ...decision,
+    ranked: kept,
+    rejected: [...decision.rejected, ...others.map(({ id }) => ({ target: id, reason: 'no_fallback' as const }))]
+  }
+}
+
+function ranked({ input, rejected, full, feasible, out = [] }: Sifted, view: DecisionView): Decision {
   const { request } = input
   if (feasible.length === 0) {
     if (full.length > 0 && input.mayQueue) return { action: 'enqueue', feasible: full, rejected }
-    return { action: 'refuse', error: refusal(input, rejected, view), rejected }
+    // One that is full would keep the bounds.
+    const error = (full.length === 0 ? tooDear(input, out) : null) ?? refusal(input, rejected, view)
+    return { action: 'refuse', error, rejected }
   }
   const keyed = feasible.map((target, index) => ({ target, key: rankKey(target, index, input.ordered, request, view) }))
   keyed.sort((a, b) => compare(a.key, b.key))
@@ -162,24 +220,85 @@ function ranked({ input, rejected, full, feasible }: Sifted, view: DecisionView)
     action: 'run',
     ranked: order,
     rejected,
-    reason: reasonFor(order[0] as Target, order.length, input.ordered && !isVirtual(request.model))
+    reason: reasonFor(order[0] as Target, order.length, isGiven(input))
   }
 }
 
-function chosen(sifted: Sifted, planned: Planned, view: DecisionView): Decision {
+/** Too far back to be planned: what those before it leave is not known yet, so it waits where it may. */
+function later(sifted: Sifted, view: DecisionView): Decision {
+  const { input, rejected, full, feasible, sound } = sifted
+  const able = input.targets.filter(target => feasible.includes(target) || full.includes(target))
+  if (!input.mayQueue || able.length === 0) return ranked(sifted, view)
+  const isUnsound = (target: Target): number => (sound.includes(target) ? 0 : 1)
+  return { action: 'enqueue', feasible: able.toSorted((one, other) => isUnsound(one) - isUnsound(other)), rejected }
+}
+
+function chosen(sifted: Sifted, plan: Planned, view: DecisionView): Decision {
   const { input, feasible, sound } = sifted
+  const planned = inTiers(plan, input)
   const ids = new Map(sound.map(target => [target.id, target]))
-  const rejected = [...sifted.rejected, ...planned.without.map(({ option, why }) => ({ target: option.id, reason: why }))]
+  const unsound = withinBounds({ ...sifted, rejected: [], full: [], feasible: feasible.filter(target => !sound.includes(target)) }, view)
+  const without = planned.without.map(({ option, why }) => ({ target: option.id, reason: why }))
+  const rejected = [...sifted.rejected, ...without, ...unsound.rejected]
   const inOrder = planned.estimates.map(({ option }) => ids.get(option.id) as Target)
-  if (planned.best === null)
-    return { action: 'refuse', error: tooDear(input, planned) ?? refusal(input, rejected, view), rejected, planned }
+  // Usually there are none, and an error that nobody is told costs more than all the rest.
+  const last = unsound.feasible.length === 0 ? null : ranked(unsound, view)
+  const rest = last?.action === 'run' ? last.ranked : []
+  if (planned.best === null && rest.length === 0) {
+    const away = outOfReach(sifted, view)
+    // What is away now and would keep the bounds may be back soon.
+    const out = away.some(({ isWithin }) => isWithin) ? [] : [...planned.without, ...away.flatMap(({ without }) => without)]
+    return { action: 'refuse', error: tooDear(input, out) ?? refusal(input, rejected, view), rejected, planned }
+  }
   if (planned.action === 'wait' && input.mayQueue) return { action: 'enqueue', feasible: inOrder, rejected, planned }
   const ready = new Set(startable(planned).map(({ option }) => option.id))
   const now = inOrder.filter(target => ready.has(target.id) && feasible.includes(target))
-  const unsound = ranked({ ...sifted, feasible: feasible.filter(target => !sound.includes(target)) }, view)
-  const rest = unsound.action === 'run' ? unsound.ranked : []
-  if (now.length + rest.length === 0) return { action: 'refuse', error: refusal(input, rejected, view), rejected, planned }
-  return { action: 'run', ranked: [...now, ...rest], rejected, reason: whyFirst(now[0] ?? (rest[0] as Target), planned), planned }
+  const first = now[0] ?? rest[0]
+  if (first === undefined) {
+    // What could begin by the plan is full by now: others use it too.
+    if (input.mayQueue) return { action: 'enqueue', feasible: inOrder, rejected, planned }
+    return { action: 'refuse', error: refusal(input, rejected, view), rejected, planned }
+  }
+  return {
+    action: 'run',
+    ranked: [...now, ...rest],
+    rejected,
+    reason: tiersOf(input) === null ? whyFirst(first, planned) : reasonFor(first, now.length + rest.length, isGiven(input)),
+    planned
+  }
+}
+
+/** Of machines that are away, and providers that rest: what they would come to. */
+function outOfReach(
+  { input, rejected }: Sifted,
+  view: DecisionView
+): { readonly isWithin: boolean; readonly without: Planned['without'] }[] {
+  if (!isBounded(input.request)) return []
+  const away = new Set(rejected.filter(({ reason }) => reason === 'down' || reason === 'cooling_down').map(({ target }) => target))
+  return input.targets
+    .filter(({ id }) => away.has(id))
+    .map(target => {
+      const without = outOfBounds(input, [target], view)
+      return { isWithin: without.length === 0, without }
+    })
+}
+
+function tiersOf({ ordered, tiers, targets }: DecisionInput): ReadonlyMap<string, number> | null {
+  if (tiers !== undefined) return tiers
+  return ordered ? new Map(targets.map(({ id }, at) => [id, at])) : null
+}
+
+/** A list that is weighed keeps its order: the first that can begin now, or, where none can, the first. */
+function inTiers(planned: Planned, input: DecisionInput): Planned {
+  const tiers = tiersOf(input)
+  if (tiers === null || planned.best === null) return planned
+  const tier = ({ option }: Estimate): number => tiers.get(option.id) ?? Number.POSITIVE_INFINITY
+  // Sorting is stable: within a tier the better one stays before the other.
+  const estimates = planned.estimates.toSorted((one, other) => tier(one) - tier(other))
+  const now = estimates.find(({ waitS }) => waitS <= 0)
+  const best = now ?? (estimates[0] as Estimate)
+  const action = now === undefined ? 'wait' : best.isCold ? 'load' : 'start'
+  return { ...planned, estimates, best, action }
 }
 
 /** In a word, for the header; the figures are in the explanation of the route. */
@@ -194,11 +313,11 @@ function whyFirst(first: Target, { estimates, best }: Planned): string {
   return seconds >= 0 ? 'fastest' : 'least_delay'
 }
 
-/** A bound of the request's own that no target keeps. */
-function tooDear({ request }: DecisionInput, { without, estimates }: Planned): GatewayError | null {
-  if (estimates.length > 0 || without.length === 0) return null
+/** A bound of the request's own that no target keeps: `without` are all that it could have had. */
+function tooDear({ request }: DecisionInput, without: Planned['without']): GatewayError | null {
+  if (without.length === 0) return null
   if (without.some(({ why }) => why === 'max_cost' || why === 'price_unknown')) {
-    const least = Math.min(...without.map(({ estimate }) => estimate?.usdP90 ?? Number.POSITIVE_INFINITY))
+    const least = Math.min(...without.map(({ estimate }) => estimate?.usdP90 ?? Number.POSITIVE_INFINITY)) * request.choices
     const cheapest = Number.isFinite(least) ? `the cheapest may cost $${least.toPrecision(2)}` : 'no price is known'
     return new GatewayError(
       'no_target_within_budget',
@@ -217,8 +336,14 @@ function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): 
   // 1
   if (input.request.only !== undefined && target.id !== input.request.only) return 'not_chosen'
   if (input.request.providers !== undefined && !input.request.providers.includes(providerOf(target.upstream))) return 'not_chosen'
-  if (!isAllowed(target, input.request.model, input.caller)) return 'not_allowed'
+  if (!isAllowed(target, input.names?.get(target.id) ?? input.request.model, input.caller)) return 'not_allowed'
   if ((input.localOnly || input.request.localOnly) && !target.upstream.own) return 'not_local'
+  const { preference } = input.request
+  if (preference !== undefined) {
+    const drops = (): boolean => view.drops?.(target, input.request) === true
+    const reason = unwanted(target, preference, { house: input.house ?? noNames, drops })
+    if (reason !== null) return reason
+  }
   if (!target.operations.includes(input.request.operation)) return `no_${input.request.operation}`
   if (input.space !== null && !input.space.has(target)) return 'other_vector_space'
   for (const feature of input.request.needs) {
@@ -233,6 +358,8 @@ function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): 
   if (slots !== undefined && view.inFlight(target) >= slots) return 'full'
   return null
 }
+
+const noNames: ReadonlySet<string> = new Set()
 
 function isSound(target: Target, { longest, maxOutputTokens }: ModelRequest, view: DecisionView): boolean {
   if (view.isDenied(target) || view.isMissing(target) || view.isOpen(target)) return false
@@ -271,9 +398,14 @@ function compare(a: readonly number[], b: readonly number[]): number {
   return 0
 }
 
-function reasonFor(first: Target, count: number, isGiven: boolean): string {
+/** An order by somebody else than us. */
+function isGiven({ ordered, tiers, request }: DecisionInput): boolean {
+  return tiers !== undefined || (ordered && !isVirtual(request.model))
+}
+
+function reasonFor(first: Target, count: number, isListed: boolean): string {
   if (count === 1) return 'only_target'
-  if (isGiven) return 'given_order'
+  if (isListed) return 'given_order'
   return first.upstream.own ? (first.loaded ? 'own_loaded' : 'own_first') : 'configured_order'
 }
 
@@ -283,6 +415,18 @@ const inputOf: Record<Operation, string> = { chat: 'messages', complete: 'prompt
 
 // One that was restarted is seen within half a second.
 const downRetryMs = 2_000
+
+// What of a request's wishes about providers left nobody: the code of the error, the field, and what none of them does.
+const preferences: readonly (readonly [PreferenceRejection, ErrorCode, string, string])[] = [
+  ['above_max_price', 'no_target_within_budget', 'provider.max_price', 'is cheap enough'],
+  ['price_unknown', 'no_target_within_budget', 'provider.max_price', 'has a known price'],
+  ['cannot_assure', 'unsupported_parameter', 'provider', 'can hold to what only OpenRouter can'],
+  ['keeps_data', 'unsupported_parameter', 'provider.data_collection', 'is known to keep no prompts'],
+  ['drops_parameters', 'unsupported_parameter', 'provider.require_parameters', 'honours every parameter'],
+  ['not_in_only', 'invalid_request', 'provider.only', 'is one of those named'],
+  ['not_in_order', 'invalid_request', 'provider.order', 'is one of those named'],
+  ['ignored', 'invalid_request', 'provider.ignore', 'is not to be ignored']
+]
 
 function refusal(input: DecisionInput, rejected: readonly Rejected[], view: DecisionView): GatewayError {
   const { request } = input
@@ -309,6 +453,11 @@ function refusal(input: DecisionInput, rejected: readonly Rejected[], view: Deci
   }
   if (reasons.has('down')) {
     return new GatewayError('no_capacity', `${model} is on machines only that do not answer now.`, { retryAfterMs: downRetryMs })
+  }
+  const wish = preferences.find(([reason]) => reasons.has(reason))
+  if (wish !== undefined) {
+    const [, code, param, what] = wish
+    return new GatewayError(code, `${model} has no target left that ${what} ("${param}").`, { param })
   }
   if (reasons.has('context')) {
     const largest = Math.max(...left('context').map(target => target.contextTokens ?? 0))

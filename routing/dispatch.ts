@@ -1,8 +1,9 @@
 // Carries one request through: decide, slot, call, next target, until it is answered or refused. All I/O comes in as ports.
 
 import type { Brain } from './brain/brain.ts'
+import type { Planned as Weighed } from './brain/plan.ts'
 import { type CallEnd, startCall } from './call.ts'
-import type { Catalog } from './catalog.ts'
+import type { Alias, Catalog } from './catalog.ts'
 import { formatUsd } from './cost.ts'
 import { type Decision, type DecisionInput, type DecisionView, decide, decideAll, type Rejected } from './decide.ts'
 import { GatewayError, toGatewayError } from './errors.ts'
@@ -18,9 +19,11 @@ import type {
   Profiles,
   Reply,
   RouteKeeper,
+  RouteStart,
   RunSummary,
   Slots
 } from './ports.ts'
+import { isBroker, passedOn, placeOf, providerNames } from './preference.ts'
 import type { RetryBudget } from './retries.ts'
 import { providerOf } from './targets.ts'
 import type { Adapter, Attempt, AttemptHandle, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
@@ -81,6 +84,17 @@ export interface Dispatch {
   canCarry(target: Target, feature: ModelRequest['needs'][number]): boolean
 }
 
+/** For whoever asks what would happen. */
+export interface Previewing {
+  /** What would be done with a request now, and what it would come to, touching nothing. */
+  preview(request: ModelRequest, caller: Caller): Preview
+}
+
+export type Preview = RouteStart & {
+  /** Where the name leaves the choice to chance: how often each model is the first. Of these the first stands here. */
+  readonly chances: readonly { readonly model: string; readonly share: number }[] | null
+}
+
 /** For whoever gives places to what waits. */
 export interface Scheduling {
   /** What would be done with several that wait, in the order they are to be served: what one gets, the next has not. */
@@ -89,19 +103,34 @@ export interface Scheduling {
   arrived(decision: Decision): void
   /** The machine said that all its places are taken. */
   full(deviceId: string): void
+  /** This attempt will run there as soon as its request is read. */
+  reserved(target: Target, attemptId: string): void
 }
 
 export interface Losing {
   /** A machine is away: the calls that run there fail now, and go on elsewhere where nothing was sent yet. */
   lose(deviceId: string): void
+  /** A machine does not finish loading this target: the calls that wait for it and could go elsewhere do. */
+  leave(target: Target): void
+}
+
+/** A call on a machine of ours. */
+interface Calling {
+  readonly upstreamId: string
+  readonly targetId: string
+  /** Nothing came of it yet, and another target is left. */
+  mayLeave(): boolean
+  end(error: GatewayError): void
 }
 
 // A machine may notice a closed connection after the next call has arrived; its slot is given on a little later.
 const abortedSlotRestMs = 100
+// Usual loads take less.
+const loadWaitMs = 30_000
 
-export function createDispatch(ports: DispatchPorts): Dispatch & Scheduling & Losing {
+export function createDispatch(ports: DispatchPorts): Dispatch & Previewing & Scheduling & Losing {
   // What ends the calls that run on each machine.
-  const calling = new Map<string, Set<() => void>>()
+  const calling = new Map<string, Set<Calling>>()
   const view: DecisionView = {
     canCarry: (target, feature) => ports.adapters.get(target.upstream.adapter)?.features.has(feature) ?? false,
     isOpen: target => ports.breakers.isOpen(target.id),
@@ -111,32 +140,52 @@ export function createDispatch(ports: DispatchPorts): Dispatch & Scheduling & Lo
     coolingMs: target => ports.load.cooling(target.id),
     inFlight: target => ports.load.inFlight(target.upstream.id),
     averageMs: target => ports.load.averageMs(target.upstream.id),
+    drops: (target, request) => (ports.adapters.get(target.upstream.adapter)?.dropped?.(withParameters(request), target) ?? []).length > 0,
     ...(ports.brain !== undefined && { weigh: ports.brain.plan })
   }
 
-  /** What is to be decided about a request, or the error that leaves nothing to decide. */
-  function inputOf(request: ModelRequest, caller: Caller, mayQueue: boolean): Resolved {
+  /** What is to be decided about a request, or the error that leaves nothing to decide. `random` in [0, 1) chooses within weighted aliases. */
+  function inputOf(request: ModelRequest, caller: Caller, { mayQueue, random }: { mayQueue: boolean; random: number }): Resolved {
     const catalog = ports.catalog()
     const isEmbedding = request.operation === 'embed'
     // Vectors of two models cannot be mixed, so nothing about embeddings is left to chance.
-    const resolution = catalog.resolve(request.model, isEmbedding ? 0 : ports.random())
+    const resolution = catalog.resolve(request.model, isEmbedding ? 0 : random)
     const space = isEmbedding ? catalog.spaceOf(request.model) : null
-    if (!resolution.found) return { error: unknownModel(request.model, resolution.nearest), space }
+    if (!resolution.found) return { error: unknownModel(request.model, resolution.nearest, 'model'), space }
     if (isEmbedding && space === null) {
       const message = `Embeddings need a model by its name, not "${request.model}": vectors of different models cannot be compared.`
       return { error: new GatewayError('invalid_request', message, { param: 'model' }), space }
     }
-    const { targets, ordered } = resolution
-    return { input: { request, caller, targets, ordered, space, localOnly: ports.localOnly, mayQueue }, space }
+    const { targets } = resolution
+    // Whoever says what counts wants to have it weighed; of a list all are as good.
+    const ordered = resolution.ordered && request.route === undefined
+    const plain = { request, caller, targets, ordered, space, localOnly: ports.localOnly, mayQueue }
+    if (request.fallbacks === undefined && request.preference === undefined) return { input: plain, space }
+    const listed = listedTargets(catalog, { request, targets, ordered, random })
+    return listed instanceof GatewayError ? { error: listed, space } : { input: { ...plain, ...listed }, space }
   }
 
-  function planned(request: ModelRequest, caller: Caller, mayQueue: boolean): Planned {
-    const { error, input, space } = inputOf(request, caller, mayQueue)
+  function planned(request: ModelRequest, caller: Caller, mayQueue: boolean, random = ports.random()): Planned {
+    const { error, input, space } = inputOf(request, caller, { mayQueue, random })
     return { decision: error === undefined ? decide(input, view) : { action: 'refuse', error, rejected: [] }, space }
   }
 
+  /** Of a given order, which nobody weighed: what the first of it would come to. */
+  function figuresOf(decision: Decision, request: ModelRequest, caller: Caller): Weighed | null {
+    if (ports.brain === undefined || decision.action === 'refuse' || decision.planned !== undefined) return null
+    const targets = (decision.action === 'run' ? decision.ranked : decision.feasible).slice(0, figuresAtMost)
+    const [weighed] = ports.brain.plan([{ request, caller, targets }])
+    if (weighed === undefined) return null
+    const place = new Map(targets.map(({ id }, at) => [id, at]))
+    const estimates = weighed.estimates.toSorted((one, other) => (place.get(one.option.id) ?? 0) - (place.get(other.option.id) ?? 0))
+    const best = estimates.find(({ option }) => option.id === targets[0]?.id) ?? null
+    if (best === null) return null
+    const action = decision.action === 'enqueue' || best.waitS > 0 ? 'wait' : best.isCold ? 'load' : 'start'
+    return { ...weighed, estimates, best, action }
+  }
+
   function schedule(waiting: readonly { readonly request: ModelRequest; readonly caller: Caller }[]): readonly Decision[] {
-    const resolved = waiting.map(({ request, caller }) => inputOf(request, caller, true))
+    const resolved = waiting.map(({ request, caller }) => inputOf(request, caller, { mayQueue: true, random: ports.random() }))
     const decisions = decideAll(
       resolved.flatMap(({ input }) => (input === undefined ? [] : [input])),
       view
@@ -152,15 +201,38 @@ export function createDispatch(ports: DispatchPorts): Dispatch & Scheduling & Lo
     if (wish !== null) ports.memory?.load(wish.option.id, wish.victims)
   }
 
+  function preview(request: ModelRequest, caller: Caller): Preview {
+    const beganAt = ports.now()
+    const { decision } = planned(request, caller, ports.overflow !== undefined, 0)
+    const decidedUs = (ports.now() - beganAt) * 1_000
+    const figures = figuresOf(decision, request, caller)
+    const weighed = decision.planned ?? figures
+    const chosen = decision.action === 'run' ? (decision.ranked[0] ?? null) : null
+    const alias =
+      request.operation === 'embed' || request.route !== undefined ? undefined : ports.catalog().source.aliases.get(request.model)
+    const etaMs = weighed === null || ports.brain === undefined ? null : inMs(ports.brain.eta(weighed))
+    return { request, caller, decision, figures, etaMs, chosen, decidedUs, chances: chancesOf(alias) }
+  }
+
   return {
-    run: (request, caller, reply, claimed) =>
-      createRun({ ports, calling, view, planned, arrived, request, caller, reply, claimed: claimed ?? null }),
+    run(request, caller, reply, claimed) {
+      const { preference } = request
+      const own = preference === undefined ? request : { ...request, preference: passedOn(preference, houseOf(ports.catalog())) }
+      return createRun({ ports, calling, view, planned, figuresOf, arrived, request: own, caller, reply, claimed: claimed ?? null })
+    },
     plan: (request, caller, mayQueue = false) => planned(request, caller, mayQueue).decision,
+    preview,
     schedule,
     arrived,
     full: deviceId => ports.brain?.full(deviceId),
+    reserved: (target, attemptId) => ports.brain?.reserved(target, attemptId),
     lose(deviceId) {
-      for (const end of [...(calling.get(deviceId) ?? [])]) end()
+      for (const call of [...(calling.get(deviceId) ?? [])])
+        call.end(new GatewayError('machine_lost', `The machine ${call.upstreamId} does not answer any more.`))
+    },
+    leave({ id, model, upstream }) {
+      const calls = [...(calling.get(upstream.device?.id ?? '') ?? [])].filter(call => call.targetId === id && call.mayLeave())
+      for (const call of calls) call.end(new GatewayError('upstream_unavailable', `${upstream.id} does not finish loading "${model}".`))
     },
     canCarry: (target, feature) => view.canCarry(target, feature) && (target.features === null || target.features.has(feature))
   }
@@ -176,10 +248,100 @@ type Resolved = { readonly space: VectorSpace | null } & (
   | { readonly error?: undefined; readonly input: DecisionInput }
 )
 
-function unknownModel(model: string, nearest: readonly string[]): GatewayError {
+/** What waits is planned without its body: the names of its fields say enough. */
+function withParameters(request: ModelRequest): ModelRequest {
+  const fields = Object.fromEntries((request.preference?.parameters ?? []).map(name => [name, true]))
+  return { ...request, body: { bytes: Buffer.alloc(0), json: () => fields, with: () => Buffer.alloc(0) } }
+}
+
+// Of a long list nobody wants to know what the last ones would cost.
+const figuresAtMost = 8
+
+const houses = new WeakMap<Catalog, ReadonlySet<string>>()
+
+/** Every name of a provider or machine of this house. */
+function houseOf(catalog: Catalog): ReadonlySet<string> {
+  const known = houses.get(catalog)
+  if (known !== undefined) return known
+  const names = new Set(catalog.source.upstreams.flatMap(providerNames))
+  houses.set(catalog, names)
+  return names
+}
+
+/** The targets of a request that names several models, or an order of providers. A name that means nothing is an error, not passed over. */
+function listedTargets(
+  catalog: Catalog,
+  {
+    request,
+    targets,
+    ordered,
+    random
+  }: { readonly request: ModelRequest; readonly targets: readonly Target[]; readonly ordered: boolean; readonly random: number }
+): Pick<DecisionInput, 'targets' | 'ordered' | 'house' | 'tiers' | 'names'> | GatewayError {
+  const { fallbacks = [], preference, anyFallback } = request
+  const house = houseOf(catalog)
+  const all: Target[] = [...targets]
+  const seen = new Set(targets.map(({ id }) => id))
+  const names = new Map<string, string>()
+  /** Where a target stands: its model, and within an ordered one its own place. */
+  const place = new Map<string, readonly [model: number, own: number]>(targets.map(({ id }, at) => [id, [0, ordered ? at : 0]]))
+  for (const [at, name] of fallbacks.entries()) {
+    const found = catalog.resolve(name, random)
+    if (!found.found) return unknownModel(name, found.nearest, 'models')
+    const isOrdered = found.ordered && request.route === undefined
+    for (const [index, target] of found.targets.entries()) {
+      if (seen.has(target.id)) continue
+      seen.add(target.id)
+      all.push(target)
+      names.set(target.id, name)
+      place.set(target.id, [anyFallback === true ? 0 : at + 1, isOrdered ? index : 0])
+    }
+  }
+  const hasOrder = preference !== undefined && preference.order.length > 0
+  if (!hasOrder && !ordered && (fallbacks.length === 0 || anyFallback === true)) return { targets: all, ordered: false, house, names }
+  const keys = all.map(target => {
+    const [model, own] = place.get(target.id) ?? [0, 0]
+    return { target, key: [model, hasOrder ? placeOf(target, preference, house) : 0, own] }
+  })
+  keys.sort((one, other) => difference(one.key, other.key))
+  const tiers = new Map<string, number>()
+  let tier = 0
+  for (const [at, { target, key }] of keys.entries()) {
+    const before = keys[at - 1]
+    if (before !== undefined && difference(before.key, key) !== 0) tier++
+    tiers.set(target.id, tier)
+  }
+  return { targets: keys.map(({ target }) => target), ordered: true, tiers, house, names }
+}
+
+function difference(one: readonly number[], other: readonly number[]): number {
+  for (const [at, value] of one.entries()) if (value !== other[at]) return value - (other[at] ?? 0)
+  return 0
+}
+
+function chancesOf(alias: Alias | undefined): Preview['chances'] {
+  if (alias?.kind !== 'weighted' || alias.models.length < 2) return null
+  const total = alias.models.reduce((sum, { weight }) => sum + weight, 0)
+  return alias.models.map(({ model, weight }) => ({ model, share: total > 0 ? weight / total : 0 }))
+}
+
+/** Of a place that was given: what was found for that target. */
+function at(weighed: Weighed | null, target: Target | null): Weighed | null {
+  if (weighed === null || target === null) return weighed
+  const best = weighed.estimates.find(({ option }) => option.id === target.id)
+  return best === undefined ? weighed : { ...weighed, best, action: best.isCold ? 'load' : 'start' }
+}
+
+/** Whole milliseconds; null where they are no figures. */
+function inMs(eta: { readonly p50: number; readonly p90: number } | null): RouteStart['etaMs'] {
+  if (eta === null || !Number.isFinite(eta.p50) || !Number.isFinite(eta.p90)) return null
+  return { p50: Math.round(eta.p50 * 1_000), p90: Math.round(eta.p90 * 1_000) }
+}
+
+function unknownModel(model: string, nearest: readonly string[], param: string): GatewayError {
   const hint = nearest.length === 0 ? '' : ` Did you mean ${nearest.map(name => `"${name}"`).join(', ')}?`
   return new GatewayError('model_not_found', `The model "${model}" does not exist here.${hint} GET /v1/models lists what does.`, {
-    param: 'model'
+    param
   })
 }
 
@@ -188,6 +350,7 @@ function createRun({
   calling,
   view,
   planned,
+  figuresOf,
   arrived,
   request,
   caller,
@@ -195,9 +358,10 @@ function createRun({
   claimed
 }: {
   ports: DispatchPorts
-  calling: Map<string, Set<() => void>>
+  calling: Map<string, Set<Calling>>
   view: DecisionView
   planned: (request: ModelRequest, caller: Caller, mayQueue: boolean) => Planned
+  figuresOf: (decision: Decision, request: ModelRequest, caller: Caller) => Weighed | null
   arrived: (decision: Decision) => void
   request: ModelRequest
   caller: Caller
@@ -221,16 +385,13 @@ function createRun({
   let cancelled: GatewayError | 'silent' | null = null
   let lastError: GatewayError | null = null
   let largestContextTried = 0
-  let decided: Decision | null = null
+  let route: RouteStart | null = null
 
   begin()
   return { resume: () => (successor ?? handle)?.resume(), cancel }
 
   function begin(): void {
-    const plan = planned(request, caller, overflow !== undefined)
-    const { decision } = plan
-    decided = decision
-    space = plan.space
+    const { decision } = decideNow()
     rejected = [...decision.rejected]
     if (claimed !== null) return beginAt(claimed, decision)
     arrived(decision)
@@ -241,17 +402,38 @@ function createRun({
     tryNext()
   }
 
+  function decideNow(): Planned {
+    const decidingAt = ports.now()
+    const plan = planned(request, caller, overflow !== undefined)
+    const { decision } = plan
+    const decidedUs = (ports.now() - decidingAt) * 1_000
+    space = plan.space
+    const figures = figuresOf(decision, request, caller)
+    const chosen = claimed?.target ?? (decision.action === 'run' ? (decision.ranked[0] ?? null) : null)
+    const weighed = at(decision.planned ?? figures, claimed?.target ?? null)
+    // Told once: what is learned from this very answer must not change what was expected of it.
+    const etaMs = weighed === null || ports.brain === undefined ? null : inMs(ports.brain.eta(weighed))
+    route = { request, caller, decision, figures, etaMs, chosen, decidedUs }
+    ports.routes?.begun(route)
+    return plan
+  }
+
   /** What was decided when the place was given holds, whatever the moment says: the place is taken. */
   function beginAt({ target, attemptId, hasSlot }: Claimed, decision: Decision): void {
     const others = decision.action === 'run' ? decision.ranked.filter(({ id }) => id !== target.id) : []
     ranked = [target, ...others]
     reason = 'waited'
     next = 1
-    run({ id: attemptId, request, target }, hasSlot)
+    const attempt: Attempt = { id: attemptId, request, target }
+    const { device } = target.upstream
+    if (device !== null && hasSlot) prepared(attempt, device.id)
+    else run(attempt, hasSlot)
   }
 
   function wait(): void {
     if (overflow === undefined) return finish('failed', allFull())
+    // Its client left while a place was asked for: nobody would take it out of the queue again.
+    if (cancelled !== null) return calledOff(cancelled)
     over = true
     successor = overflow({
       request,
@@ -268,8 +450,7 @@ function createRun({
 
   function tryNext(): void {
     if (over) return
-    if (cancelled !== null)
-      return finish('aborted', cancelled === 'silent' ? new GatewayError('client_gone', 'The client went away.') : cancelled)
+    if (cancelled !== null) return calledOff(cancelled)
     const target = ranked[next++]
     if (target === undefined) return attempts === 0 && lastError === null ? wait() : finish('failed', lastError ?? allFull())
     const attempt: Attempt = { id: ports.newId(), request, target }
@@ -290,23 +471,31 @@ function createRun({
     )
   }
 
+  function calledOff(why: GatewayError | 'silent'): void {
+    finish('aborted', why === 'silent' ? new GatewayError('client_gone', 'The client went away.') : why)
+  }
+
   /** A machine turned out to be full that was thought to be free: to wait for it may be better than all that is left. */
   function mayStillWait(): boolean {
     if (overflow === undefined || attempts > 0 || lastError !== null || ports.brain === undefined) return false
-    const { decision } = planned(request, caller, true)
-    decided = decision
-    return decision.action === 'enqueue'
+    const before = route
+    if (decideNow().decision.action === 'enqueue') return true
+    route = before
+    return false
   }
 
   /** A model that is not in memory gets room there first, and nothing else is loaded meanwhile. */
   function prepared(attempt: Attempt, deviceId: string): void {
-    const ready = ports.memory?.prepare(attempt.target)
+    // Whoever has waited for this very place and has no other keeps it for a while.
+    const waitMs = claimed !== null && next >= ranked.length ? loadWaitMs : 0
+    const ready = ports.memory?.prepare(attempt.target, { id: attempt.id, waitMs })
     if (ready === undefined || ready === null) return run(attempt, true)
     ready.then(
       isReady => {
         if (isReady) return run(attempt, true)
         ports.slots.release(deviceId, attempt.id, 0)
         rejected.push({ target: attempt.target.id, reason: 'no_load' })
+        if (mayStillWait()) return wait()
         tryNext()
       },
       // Whoever cannot make room lets the machine do it.
@@ -326,6 +515,7 @@ function createRun({
     const { device } = target.upstream
     const adapter = ports.adapters.get(target.upstream.adapter)
     const giveBack = (afterMs: number): void => {
+      ports.memory?.settled(target, attempt.id)
       if (hasSlot && device !== null) ports.slots.release(device.id, attempt.id, afterMs)
     }
     if (adapter === undefined || cancelled !== null) {
@@ -339,34 +529,46 @@ function createRun({
       return finish('failed', lastError ?? allFull())
     }
     let running: AttemptHandle | null = null
-    let isLost = false
-    const lose = (): void => {
-      isLost = true
-      running?.abort()
+    let hasBegun = false
+    let lost: GatewayError | null = null
+    const call: Calling = {
+      upstreamId: target.upstream.id,
+      targetId: target.id,
+      mayLeave: () => !hasBegun && next < ranked.length,
+      end(error) {
+        lost ??= error
+        running?.abort()
+      }
     }
     const here = device === null ? null : (calling.get(device.id) ?? new Set())
-    if (here !== null && device !== null) calling.set(device.id, here.add(lose))
+    if (here !== null && device !== null) calling.set(device.id, here.add(call))
     try {
       handle = running = startCall(
         ports,
         { adapter, attempt, caller, mismatch },
         {
+          begun() {
+            hasBegun = true
+            ports.brain?.begun(attempt.id)
+            ports.memory?.settled(target, attempt.id)
+          },
           begin: () => start(target, null),
           frames: events => reply.frames(events),
           streamed: tokens => ports.brain?.streamed(attempt.id, tokens),
+          limits: told => ports.brain?.limits(attempt.id, told),
           end(end) {
             if (handle === running) handle = null
-            here?.delete(lose)
+            here?.delete(call)
             ports.brain?.ended(end)
-            ports.memory?.settled(end.target)
             giveBack(end.outcome === 'aborted' ? abortedSlotRestMs : 0)
-            ended(isLost && end.outcome === 'aborted' && cancelled === null ? lost(end) : end)
+            const isLost = lost !== null && end.outcome === 'aborted' && cancelled === null
+            ended(isLost ? { ...end, outcome: 'failed', error: lost } : end)
           }
         }
       )
     } catch (error) {
       // What cannot be written down is not spent.
-      here?.delete(lose)
+      here?.delete(call)
       giveBack(0)
       return finish(
         'failed',
@@ -382,11 +584,6 @@ function createRun({
     if (attempts === 1) ports.retries.count()
     // The client left before there was anything to close.
     if (cancelled !== null) running.abort()
-  }
-
-  function lost(end: CallEnd): CallEnd {
-    const { upstream } = end.target
-    return { ...end, outcome: 'failed', error: new GatewayError('machine_lost', `The machine ${upstream.id} does not answer any more.`) }
   }
 
   /** Vectors of another length than those of the same space, or than were asked for, are of no use to anyone. */
@@ -464,15 +661,10 @@ function createRun({
 
   function start(target: Target, nanoUsd: number | null): void {
     started = true
-    const dropped = ports.adapters.get(target.upstream.adapter)?.dropped?.(request, target) ?? []
-    const eta = etaNow()
-    reply.start({ target, reason: reasonNow(), nanoUsd, dropped, ...(eta !== null && { etaMs: eta }) })
-  }
-
-  /** What was expected when it was decided, ms. */
-  function etaNow(): { readonly p50: number; readonly p90: number } | null {
-    const eta = decided?.planned === undefined ? null : (ports.brain?.eta(decided.planned) ?? null)
-    return eta === null ? null : { p50: Math.round(eta.p50 * 1_000), p90: Math.round(eta.p90 * 1_000) }
+    const unheard = isBroker(target.upstream) ? [] : (request.preference?.hints ?? [])
+    const dropped = [...unheard, ...(ports.adapters.get(target.upstream.adapter)?.dropped?.(request, target) ?? [])]
+    const etaMs = route?.etaMs ?? null
+    reply.start({ target, reason: reasonNow(), nanoUsd, dropped, ...(etaMs !== null && { etaMs }) })
   }
 
   function reasonNow(): string {
@@ -515,7 +707,8 @@ function createRun({
       device: target.upstream.device?.id ?? null,
       reason: reasonNow(),
       attempts,
-      cost_usd: nanoUsd === null ? null : Number(formatUsd(nanoUsd))
+      cost_usd: nanoUsd === null ? null : Number(formatUsd(nanoUsd)),
+      route_id: request.id
     }
     const close = event.lastIndexOf('}')
     return Buffer.concat([event.subarray(0, close), Buffer.from(`,"x_llm_mcp":${JSON.stringify(facts)}`), event.subarray(close)])
@@ -565,12 +758,12 @@ function createRun({
 
   /** What was expected against what came; of one that had waited, whoever decided that it should wait knows both. */
   function concluded(summary: RunSummary, why: string): void {
-    if (decided === null) return
+    if (route === null) return
     const tookMs = ports.now() - beganAt
-    const { planned: plan } = decided
-    if (summary.outcome === 'ok' && summary.attempts === 1 && claimed === null && plan !== undefined) {
-      ports.brain?.answered(plan, tookMs / 1_000)
-    }
-    ports.routes?.keep({ request, caller, decision: decided, etaMs: etaNow(), reason: why, summary, tookMs })
+    const weighed = route.decision.planned ?? route.figures
+    // What was expected of another target says nothing; only a wait may end anywhere.
+    const isMeant = weighed !== null && (weighed.action === 'wait' || weighed.best?.option.id === summary.target?.id)
+    if (summary.outcome === 'ok' && summary.attempts === 1 && claimed === null && isMeant) ports.brain?.answered(weighed, tookMs / 1_000)
+    ports.routes?.keep({ ...route, reason: why, summary, tookMs })
   }
 }

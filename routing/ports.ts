@@ -1,5 +1,6 @@
 // What the core is given by the rooms around it, and what it tells them.
 
+import type { Planned } from './brain/plan.ts'
 import type { Decision, Rejected } from './decide.ts'
 import type { GatewayError } from './errors.ts'
 import type { Observation, Stretch } from './profile.ts'
@@ -87,30 +88,43 @@ export interface Profiles {
 /** What machines have in memory, commanded rather than left to their own order. One load at a time on each. */
 export interface MachineMemory {
   /**
-   * Before a call whose model may not be loaded: makes room and takes the machine's one load; false = another load runs there.
-   * Null = there is nothing to prepare.
+   * Before a call whose model may not be loaded: makes room and takes the machine's one load; false = another load runs there, or there
+   * is no room, for `waitMs` by now. Null = there is nothing to prepare.
    */
-  prepare(target: Target): Promise<boolean> | null
-  /** A call there is over, and with it its load. */
-  settled(target: Target): void
+  prepare(target: Target, attempt: { readonly id: string; readonly waitMs: number }): Promise<boolean> | null
+  /** A call has its first token, or is over, or is not made after all: its load is over. Safe at any time, also for calls that had none. */
+  settled(target: Target, attemptId: string): void
   /** Begins to load a target, by its id, after the victims have left. Never throws. */
   load(targetId: string, victims: readonly string[]): void
 }
 
-/** What is kept of a request: the decision, and what came of it. */
-export interface RouteRecord {
+/** A request, and what was decided about it. */
+export interface RouteStart {
   readonly request: ModelRequest
   readonly caller: Caller
   readonly decision: Decision
+  /** What the first of a given order would come to, where the decision itself was not weighed. */
+  readonly figures: Planned | null
   /** As the client was told. */
   readonly etaMs: { readonly p50: number; readonly p90: number } | null
+  /** Where it is sent first; null = it waits, or is refused. */
+  readonly chosen: Target | null
+  /** How long the decision took, microseconds; null = unknown. */
+  readonly decidedUs: number | null
+}
+
+/** What is kept of a request: the decision, and what came of it. */
+export interface RouteRecord extends RouteStart {
   readonly reason: string
   readonly summary: RunSummary
   readonly tookMs: number
 }
 
+/** Neither throws, nor waits. */
 export interface RouteKeeper {
-  /** Never throws, never waits. */
+  /** It was decided, and runs or waits from now on. */
+  begun(start: RouteStart): void
+  /** It is over. Of one request several may come: calls for several choices, attempts of a job. */
   keep(record: RouteRecord): void
 }
 

@@ -128,7 +128,9 @@ function withPrompt(profile: Profile, { prompt, isBenchmark }: Observation): Pro
   if (known !== null && concurrency > aloneAtMost) return profile
   const took = prompt.ms / 1_000 / prompt.tokens / concurrency
   if (known !== null && !isBenchmark && took < known / cachedRatio) return profile
-  const share = isBenchmark ? 1 - 0.85 ** benchmarkWeight : 0.15
+  // Much too slow is believed sooner: what seems too fast may have been in the cache.
+  const usual = known !== null && took > farOffRatio * known ? 0.5 : 0.15
+  const share = isBenchmark ? 1 - 0.85 ** benchmarkWeight : usual
   return {
     ...profile,
     promptSPerToken: inLogarithms(known, took, share),

@@ -3,6 +3,7 @@
 import type { Chain } from './brain/affinity.ts'
 import type { Route } from './brain/types.ts'
 import type { GatewayError } from './errors.ts'
+import type { ProviderPreference } from './preference.ts'
 
 /** What is asked of a model: a chat answer, a text continued (legacy completions), texts turned into vectors. */
 export type Operation = 'chat' | 'complete' | 'embed'
@@ -251,6 +252,12 @@ export interface ModelRequest {
   readonly maxUsd?: number
   /** After its deadline no answer is wanted: what would probably be late is refused at once. */
   readonly isDeadlineHard?: true
+  /** Models that may answer in the place of `model`, in this order; absent = none. */
+  readonly fallbacks?: readonly string[]
+  /** The fallbacks are as good as the model itself: whichever is best answers. */
+  readonly anyFallback?: true
+  /** Who shall answer, in OpenRouter's words; absent = anybody. */
+  readonly preference?: ProviderPreference
   /** Its messages, by hash, so that a conversation stays where it was read before; absent for short ones. */
   readonly prefix?: Chain
 }
@@ -291,6 +298,18 @@ export interface Usage {
   readonly timings?: UsageTimings
 }
 
+/** How many requests a provider takes, as it tells. */
+export interface RequestLimit {
+  /** At most so many, when none was made for long. */
+  readonly requests: number
+  /** Of these, so many are left. */
+  readonly remaining: number
+  /** Until all of them are there again. */
+  readonly resetS: number
+  /** They come back all at once, and not one after the other. */
+  readonly isWindow?: true
+}
+
 /** Null = it does not say. */
 export interface UsageTimings {
   readonly loadMs: number | null
@@ -320,6 +339,8 @@ export type AttemptEnd =
  * `usage` at most once; `end` exactly once, and nothing after it.
  */
 export interface AttemptObserver {
+  /** The first piece of the answer has come, also of one that is not streamed: its model is in memory. At most once; not all adapters can tell. */
+  begun?(): void
   /**
    * Whole SSE events in the form of OpenAI's chunks (chat, or legacy completions), without `[DONE]`. `tokens`: how many of them carry output;
    * 0 = lifecycle only, which is held back until a token comes.
@@ -333,6 +354,8 @@ export interface AttemptObserver {
    * if the client asked. `event` is null when the upstream gave none and when not streaming.
    */
   usage(usage: Usage, event: Buffer | null): void
+  /** What a provider's headers tell of its limit, with its answer or its refusal; at most once, before anything else. */
+  limits?(told: RequestLimit): void
   end(end: AttemptEnd): void
 }
 
@@ -357,4 +380,9 @@ export interface Adapter {
   dropped?(request: ModelRequest, target: Target): readonly string[]
   /** Every model the upstream offers. Throws GatewayError when it cannot be asked. */
   listModels(upstream: Upstream, signal: AbortSignal): Promise<ModelListing[]>
+  /**
+   * Takes a model into the machine's memory without a word, and resolves when it is there; `keepAlive` 0 takes it out. In bounded time.
+   * Throws GatewayError. Absent where nobody can be told what to load.
+   */
+  hold?(target: Target, keepAlive: string | number, signal: AbortSignal): Promise<void>
 }

@@ -40,6 +40,9 @@ export interface DeviceRecord {
   readonly health: Health
   readonly healthNote: string | null
   readonly healthAt: Date | null
+  /** A load of it did not end, and nothing is loaded there for now; null = loading works. */
+  readonly stuckModel: string | null
+  readonly stuckUntil: Date | null
   readonly createdAt: Date
   readonly seenAt: Date | null
   /** Places that are taken now. */
@@ -53,6 +56,7 @@ export interface DeviceRecord {
 const deviceColumns = `
 devices.id, url, adapter, origin, state, key, only_host as "onlyHost", os, tags, version, marks, devices.max_concurrency as "maxConcurrency",
 models_found as "modelsFound", found_at as "foundAt", gone_at as "goneAt", health, health_note as "healthNote", health_at as "healthAt",
+case when stuck_until > now() then stuck_model end as "stuckModel", case when stuck_until > now() then stuck_until end as "stuckUntil",
 created_at as "createdAt", seen_at as "seenAt",
 (select count(*)::integer from device_slots where device_slots.device_id = devices.id and process_id = any (array(select living_processes(3)))) as taken,
 array(select model from device_models where device_models.device_id = devices.id order by model) as models,

@@ -8,6 +8,8 @@ export interface MachineState {
   /** What was found when its health changed last. */
   readonly note: string | null
   readonly since: Date | null
+  /** A load of it did not end, and nothing is loaded there for now. Absent or null = loading works. */
+  readonly stuckModel?: string | null
 }
 
 // As many as there are of anything here: more than anybody reads.
@@ -18,7 +20,7 @@ export async function machineStates(pool: Pool): Promise<MachineState[]> {
   const { rows } = await pool.query({
     name: 'troubles.machines',
     text: `
-select id, health, health_note as note, health_at as since
+select id, health, health_note as note, health_at as since, case when stuck_until > now() then stuck_model end as "stuckModel"
   from devices
  where state = 'approved'
    and health <> 'unknown'

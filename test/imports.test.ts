@@ -17,6 +17,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   queue: ['routing', 'store', 'ledger', 'outbound'],
   planner: ['routing', 'store', 'ledger', 'queue', 'outbound'],
   gateway: ['routing', 'store', 'ledger', 'queue', 'planner', 'outbound'],
+  simulate: ['routing'],
   bin: ['routing', 'store', 'ledger', 'queue', 'planner', 'gateway', 'outbound', 'adapters']
 }
 /** Folders whose code is about the rooms, not one of them. */

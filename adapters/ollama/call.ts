@@ -55,6 +55,7 @@ export function ollamaCall(ports: OllamaPorts, speech: Speech, attempt: Attempt,
   let errorBytes = 0
   let status = 0
   let headers: IncomingHttpHeaders = {}
+  let hasBegun = false
   let hasToken = false
   let last: NativeLine | null = null
   let fault: GatewayError | null = null
@@ -152,7 +153,11 @@ export function ollamaCall(ports: OllamaPorts, speech: Speech, attempt: Attempt,
       fault = hasToken ? broken('broke off with an error', { quote }) : failureOfText(where, quote, input)
     } else {
       // Also by what the client does not get to see: from now on pauses count.
-      if (!hasToken && carriesOutput(line)) watchdog.token()
+      if (!hasBegun && carriesOutput(line)) {
+        hasBegun = true
+        watchdog.token()
+        observer.begun?.()
+      }
       hasToken ||= speech.isShown(line)
       if (line.done) last = line
       if (request.stream) writer.add(line)

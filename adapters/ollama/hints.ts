@@ -8,7 +8,7 @@ import { mayThink, thinkFields } from './thinking.ts'
 import { isGiven } from './values.ts'
 
 // Answered by the gateway itself.
-const gatewayFields = ['model', 'stream', 'stream_options']
+const gatewayFields = ['model', 'models', 'provider', 'stream', 'stream_options']
 
 const heeded: Readonly<Record<Operation, ReadonlySet<string>>> = {
   chat: new Set([...gatewayFields, ...chatFields]),

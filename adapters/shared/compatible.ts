@@ -9,6 +9,7 @@ import type { Attempt, AttemptHandle, AttemptObserver, Usage } from '../../routi
 import { carriesOutput, countEvents, failureInAnswer, isPlain } from './chunks.ts'
 import { compatibleRequest, type Dialect, usageFrom } from './dialect.ts'
 import { errorFromFailure, errorFromStatus, inputField, isRecord, parseOrNull, type UpstreamFailure } from './http-errors.ts'
+import { requestLimitOf } from './rate-limits.ts'
 import { createWatchdog, type Watchdog } from './watchdog.ts'
 
 // Pictures come as base64 inside one event, and may be some megabytes.
@@ -80,6 +81,8 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
     this.#status = status
     this.#headers = headers
     this.#watchdog.activity()
+    const limit = requestLimitOf(headers, Date.now())
+    if (limit !== null) this.#observer.limits?.(limit)
     const type = String(headers['content-type'] ?? '').toLowerCase()
     const encoding = headers['content-encoding']
     if (status < 200 || status > 299) {

@@ -1,6 +1,7 @@
 // What compatible servers have in common and where they differ: addresses, bodies, figures.
 
 import type { Outbound, OutboundRequest } from '../../outbound/client.ts'
+import { isBroker } from '../../routing/preference.ts'
 import type { Attempt, ModelRequest, Operation, Target, Upstream, Usage } from '../../routing/types.ts'
 import { isRecord } from './http-errors.ts'
 
@@ -43,7 +44,7 @@ export function compatibleRequest(dialect: Dialect, attempt: Attempt): OutboundR
  */
 export function compatibleBody(attempt: Attempt, readsTokens: boolean): Buffer {
   const { request, target } = attempt
-  const changes: Record<string, unknown> = {}
+  const changes = choiceChanges(attempt)
   if (request.model !== target.model) changes.model = target.model
   if (!target.upstream.streamUsage) {
     if (request.streamOptions !== null) changes.stream_options = undefined
@@ -57,9 +58,19 @@ export function compatibleBody(attempt: Attempt, readsTokens: boolean): Buffer {
   return request.body.with(changes)
 }
 
+/** What the gateway has seen to already: whoever is asked now is not to choose once more. OpenRouter gets its own words as they came. */
+function choiceChanges({ request, target }: Attempt): Record<string, unknown> {
+  const { fallbacks, preference } = request
+  const changes: Record<string, unknown> = fallbacks === undefined ? {} : { models: undefined }
+  if (preference === undefined) return changes
+  if (!isBroker(target.upstream)) return { ...changes, provider: undefined }
+  return preference.passedOn === undefined ? changes : { ...changes, provider: preference.passedOn ?? undefined }
+}
+
 /** The same for embeddings, which are never streamed, whatever the client says. */
-export function embeddingBody({ request, target }: Attempt, readsTokens: boolean): Buffer {
-  const changes: Record<string, unknown> = {}
+export function embeddingBody(attempt: Attempt, readsTokens: boolean): Buffer {
+  const { request, target } = attempt
+  const changes = choiceChanges(attempt)
   if (request.model !== target.model) changes.model = target.model
   if (request.input?.asTokens === true && !readsTokens) changes.input = request.input.texts
   // Asked of the bytes, so that a long input need not be parsed; where a text alone says so, nothing is lost.

@@ -6,6 +6,7 @@ import { withoutSecrets } from '../../outbound/said.ts'
 import { GatewayError, toGatewayError } from '../../routing/errors.ts'
 import type { Attempt, AttemptEnd, AttemptHandle, AttemptObserver, Usage } from '../../routing/types.ts'
 
+import { requestLimitOf } from './rate-limits.ts'
 import { createWatchdog, type Phase } from './watchdog.ts'
 
 export interface WholeCall {
@@ -52,6 +53,8 @@ export function wholeCall(call: WholeCall, attempt: Attempt, observer: AttemptOb
   function head(code: number, answered: IncomingHttpHeaders): void {
     status = code
     headers = answered
+    const limit = requestLimitOf(headers, Date.now())
+    if (limit !== null) observer.limits?.(limit)
     if (isRefused()) return
     const encoding = headers['content-encoding']
     const type = String(headers['content-type'] ?? '').toLowerCase()

@@ -8,6 +8,8 @@ import { fileURLToPath } from 'node:url'
 
 export interface BenchGateway {
   readonly url: string
+  /** Where its embedded database is. */
+  readonly dataDir: string
   fetch(path: string, init?: { readonly method?: string; readonly json?: unknown }): Promise<Response>
   /** Time on a processor since its start, ms. */
   cpuMs(): number
@@ -18,22 +20,37 @@ const key = 'sk-llm-bench-admin-key-0123456789abcdef'
 // Of the kernel's clock, which /proc counts in.
 const msPerTick = 10
 
+export interface BenchGatewayOptions {
+  /** The program: this one, or a copy of it. */
+  readonly root?: string
+  /** Modules that are loaded before it. */
+  readonly imports?: readonly URL[]
+  readonly env?: Readonly<Record<string, string>>
+  /** Before it starts. */
+  readonly prepare?: (dataDir: string) => Promise<void>
+}
+
 /** `config`: llm-mcp.yaml, as a value. Ready when this resolves. */
-export async function startBenchGateway(config: object): Promise<BenchGateway> {
+export async function startBenchGateway(config: object, options: BenchGatewayOptions = {}): Promise<BenchGateway> {
+  const { root = fileURLToPath(new URL('../../', import.meta.url)), imports = [], env = {} } = options
   const folder = mkdtempSync(join(tmpdir(), 'llm-mcp-bench-'))
   // An embedded database of root's runs as another account, and must be able to come here.
   chmodSync(folder, 0o755)
   writeFileSync(join(folder, 'llm-mcp.yaml'), JSON.stringify(config))
-  const child = spawn(process.execPath, [fileURLToPath(new URL('../../bin/llm-mcp.js', import.meta.url)), 'serve'], {
+  const dataDir = join(folder, '.data')
+  await options.prepare?.(dataDir)
+  const preloads = imports.flatMap(({ href }) => ['--import', href])
+  const child = spawn(process.execPath, [...preloads, join(root, 'bin/llm-mcp.js'), 'serve'], {
     cwd: folder,
     env: {
       PATH: process.env.PATH ?? '',
       HOME: folder,
       PORT: '0',
       LLM_MCP_ADMIN_KEY: key,
-      LLM_MCP_DATA_DIR: join(folder, '.data'),
+      LLM_MCP_DATA_DIR: dataDir,
       OLLAMA_HOST: '127.0.0.1:9',
-      LOG_LEVEL: 'error'
+      LOG_LEVEL: 'error',
+      ...env
     },
     stdio: ['ignore', 'pipe', 'inherit']
   })
@@ -48,6 +65,7 @@ export async function startBenchGateway(config: object): Promise<BenchGateway> {
   })
   return {
     url,
+    dataDir,
     fetch: (path, { json, method = json === undefined ? 'GET' : 'POST' } = {}) =>
       fetch(`${url}${path}`, {
         method,

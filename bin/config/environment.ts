@@ -40,6 +40,8 @@ export interface OwnSettings {
   readonly role: Role
   /** How long jobs are kept after their end. */
   readonly jobRetentionDays: number
+  /** How long it is kept why requests went where they went. */
+  readonly routeRetentionDays: number
   readonly webhooks: WebhookSettings
   readonly modelSync: ModelSyncSettings
   /** Dearer rented models are measured only on demand: the mean of the prices of a million prompt and a million answer tokens. */
@@ -134,6 +136,7 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     deviceLimitsFile: text('DEVICE_LIMITS_FILE'),
     role: choice('LLM_MCP_ROLE', roles) ?? 'all',
     jobRetentionDays: number('JOB_RETENTION_DAYS', { least: 1, most: maxRetentionDays, integer: true }) ?? 30,
+    routeRetentionDays: number('ROUTE_RETENTION_DAYS', { least: 1, most: maxRetentionDays, integer: true }) ?? 7,
     webhooks: { secret: readWebhookSecret(), allow: readReceivers() },
     benchmarkMaxUsdPer1m: number('BENCHMARK_MAX_PRICE_PER_1M', { least: 0, most: 1_000_000, integer: false }) ?? 10,
     modelSync: {

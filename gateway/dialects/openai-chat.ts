@@ -6,6 +6,8 @@ import type { Feature, ModelRequest } from '../../routing/types.ts'
 import { type ReadBody, readBody } from '../body.ts'
 import { type Facts, isGiven, isRecord, missing, optionalBoolean, optionalRecord, positiveInteger, wrong } from '../fields.ts'
 import { type Knobs, readCopies, readModel } from './model.ts'
+import { prefixOf } from './prefix.ts'
+import { choiceOf, withModel } from './provider-fields.ts'
 import { isResponsesShaped, readResponsesRequest } from './responses/request.ts'
 
 export interface ReadChat {
@@ -30,7 +32,8 @@ export function readChatRequest(bytes: Buffer, knobs: Knobs): ReadChat {
 }
 
 /** The same of a body that was read already. */
-export function readChatBody(body: ReadBody, knobs: Knobs): ModelRequest {
+export function readChatBody(given: ReadBody, knobs: Knobs): ModelRequest {
+  const body = withModel(given)
   const { facts } = body
   const stream = optionalBoolean(facts, 'stream') ?? false
   const streamOptions = optionalRecord(facts, 'stream_options')
@@ -53,7 +56,9 @@ export function readChatBody(body: ReadBody, knobs: Knobs): ModelRequest {
     longest: prompt,
     input: null,
     embedding: null,
-    localOnly: knobs.localOnly
+    localOnly: knobs.localOnly,
+    ...choiceOf(body, knobs),
+    ...prefixOf(facts.messages, { expectedTokens: prompt.expected, toolsBytes: tools })
   }
 }
 

@@ -4,6 +4,7 @@ import type { Feature, ModelRequest } from '../../routing/types.ts'
 import { readBody } from '../body.ts'
 import { type Facts, optionalBoolean, optionalRecord, positiveInteger, wrong } from '../fields.ts'
 import { type Knobs, readCopies, readModel } from './model.ts'
+import { choiceOf, withModel } from './provider-fields.ts'
 import { readTextInput } from './text-input.ts'
 
 // OpenAI's own default; whoever wants more says so.
@@ -12,7 +13,7 @@ const choicesAtMost = 128
 
 /** Throws GatewayError `invalid_request` naming the field that is wrong. What we do not know travels on untouched. */
 export async function readCompletionRequest(bytes: Buffer, knobs: Knobs): Promise<ModelRequest> {
-  const body = readBody(bytes)
+  const body = withModel(readBody(bytes))
   const { facts } = body
   const model = readModel(body)
   const stream = optionalBoolean(facts, 'stream') ?? false
@@ -40,7 +41,8 @@ export async function readCompletionRequest(bytes: Buffer, knobs: Knobs): Promis
     longest,
     input,
     embedding: null,
-    localOnly: knobs.localOnly
+    localOnly: knobs.localOnly,
+    ...choiceOf(body, knobs)
   }
 }
 

@@ -4,6 +4,7 @@ import type { ModelRequest } from '../../routing/types.ts'
 import { readBody } from '../body.ts'
 import { positiveInteger, wrong } from '../fields.ts'
 import { type Knobs, readModel } from './model.ts'
+import { choiceOf } from './provider-fields.ts'
 import { readTextInput } from './text-input.ts'
 
 // OpenAI's own bound on one request.
@@ -32,6 +33,7 @@ export async function readEmbeddingRequest(bytes: Buffer, knobs: Knobs): Promise
     longest,
     input,
     embedding: { dimensions: positiveInteger(facts, 'dimensions'), encoding },
-    localOnly: knobs.localOnly
+    localOnly: knobs.localOnly,
+    ...choiceOf(body, knobs, { mayFall: false })
   }
 }

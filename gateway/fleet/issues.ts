@@ -43,6 +43,18 @@ export function issuesOf(snapshot: Snapshot, devices: readonly DeviceRecord[], n
       subject: id,
       text: `The machine ${id} is away${healthNote === null ? '' : `: ${healthNote}`}${healthAt === null ? '' : `, since ${healthAt.toISOString()}`}.`
     })),
+    ...used.flatMap(({ id, health, stuckModel, stuckUntil }) =>
+      // Of one that is away, that is said already.
+      stuckModel == null || health === 'down'
+        ? []
+        : [
+            {
+              severity: 'error' as const,
+              subject: id,
+              text: `The machine ${id} does not finish loading "${stuckModel}": nothing is loaded there${stuckUntil == null ? '' : ` until ${stuckUntil.toISOString()}`}, what is in its memory is used. If it stays so, restart its Ollama.`
+            }
+          ]
+    ),
     ...snapshot.failedChores.map(({ name, note }) => ({
       severity: 'warning' as const,
       subject: name,

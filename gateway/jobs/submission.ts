@@ -3,10 +3,12 @@
 import { hash } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import { type JobClass, type JobKind, jobKinds } from '../../queue/types.ts'
+import type { Route } from '../../routing/brain/types.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import { nearest } from '../../routing/nearest.ts'
 import { type ReadBody, readBody } from '../body.ts'
 import { type Facts, invalid, isGiven, isRecord, missing, optionalBoolean, optionalRecord, wrong } from '../fields.ts'
+import { routeFrom, routes } from '../knobs.ts'
 import { kindFacts } from './kinds.ts'
 import { timeOf } from './times.ts'
 
@@ -21,6 +23,8 @@ export interface Submission {
   /** Epoch, ms. */
   readonly deadlineAt: number | null
   readonly maxCostUsd: number | null
+  /** What counts more; null = a header or the payload says. */
+  readonly route: Route | null
   readonly maxAttempts: number
   /** Null = the payload says. */
   readonly stream: boolean | null
@@ -40,6 +44,7 @@ const known: readonly string[] = [
   'deadline_at',
   'max_attempts',
   'max_cost_usd',
+  'route',
   'stream',
   'webhook',
   'metadata',
@@ -77,6 +82,7 @@ export function readSubmission(bytes: Buffer, nowMs: number): Submission {
     payload: bytesOf(body, 'payload'),
     deadlineAt: readDeadline(given, nowMs),
     maxCostUsd: readCost(given.max_cost_usd),
+    route: readRoute(given.route),
     maxAttempts: readAttempts(given.max_attempts),
     stream: readStream(given, kind),
     webhookUrl: readWebhook(given),
@@ -159,6 +165,13 @@ function readCost(value: unknown): number | null {
   if (!isGiven(value)) return null
   if (typeof value !== 'number' || !(value > 0) || !Number.isFinite(value)) throw wrong('max_cost_usd', 'dollars above 0', value)
   return value
+}
+
+function readRoute(value: unknown): Route | null {
+  if (!isGiven(value)) return null
+  const route = routeFrom(value)
+  if (route === null) throw invalid('route', `one of ${routes.join(', ')}`)
+  return route
 }
 
 function readAttempts(value: unknown): number {

@@ -3,6 +3,7 @@
 import {
   answerHeaders,
   jsonBody,
+  knobs,
   localOnly,
   modelRefusals,
   nullable,
@@ -15,7 +16,17 @@ import {
 
 const untouched = 'Fields that are not listed travel on untouched.'
 
+/** Who shall answer, in OpenRouter's words. */
+const choice = {
+  models: nullable('array', { description: 'Models that answer when `model` cannot, in this order.', items: { type: 'string' } }),
+  provider: nullable('object', {
+    description:
+      'As OpenRouter’s: `order`, `only`, `ignore`, `allow_fallbacks`, `sort`, `max_price`, `data_collection`, `zdr`, `require_parameters`. Names of this gateway’s providers and machines mean those, others mean OpenRouter’s own.'
+  })
+}
+
 const sampling = {
+  ...choice,
   temperature: nullable('number', { minimum: 0, maximum: 2 }),
   top_p: nullable('number', { minimum: 0, maximum: 1 }),
   n: nullable('integer', { minimum: 1, maximum: 128, description: 'Done as so many calls where a target cannot.' }),
@@ -35,7 +46,7 @@ const chatRequest = {
   description: `As OpenAI's. ${untouched}`,
   required: ['model', 'messages'],
   properties: {
-    model: { type: 'string', description: 'A model of GET /v1/models, an alias, `auto`, `local` or `cloud`.' },
+    model: { type: 'string', description: 'A model of GET /v1/models, an alias, `auto`, `auto:cost`, `auto:fast`, `local` or `cloud`.' },
     messages: {
       type: 'array',
       minItems: 1,
@@ -124,7 +135,8 @@ export const chatSchemas = {
       device: nullable('string'),
       reason: { type: 'string' },
       attempts: { type: 'integer' },
-      cost_usd: nullable('number', { description: 'Null: nobody knows the price.' })
+      cost_usd: nullable('number', { description: 'Null: nobody knows the price.' }),
+      route_id: { type: 'string', format: 'uuid' }
     }
   },
   ChatRequest: chatRequest,
@@ -156,7 +168,15 @@ export const chatSchemas = {
 }
 
 const figures = { prompt_tokens: 9, completion_tokens: 2, total_tokens: 11 }
-const facts = { provider: 'ollama', model: 'qwen3:32b', device: 'rtx', reason: 'only_target', attempts: 1, cost_usd: 0.000017 }
+const facts = {
+  provider: 'ollama',
+  model: 'qwen3:32b',
+  device: 'rtx',
+  reason: 'only_target',
+  attempts: 1,
+  cost_usd: 0.000017,
+  route_id: '019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b'
+}
 
 /** As it is on the wire: data-only events, and `[DONE]`. */
 function events(schema: string, chunks: readonly object[]): Part {
@@ -180,7 +200,7 @@ export const chatDocs: OperationDocs = {
   operationId: 'createChatCompletion',
   tags: ['Models'],
   summary: 'Answer a conversation',
-  parameters: [localOnly, ...patience, respondAsync],
+  parameters: [...knobs, localOnly, ...patience, respondAsync],
   requestBody: jsonBody(ref('schemas', 'ChatRequest'), {
     simple: { model: 'auto', messages: [{ role: 'user', content: 'Say hello' }] },
     streamed: { model: 'auto', stream: true, stream_options: { include_usage: true }, messages: [{ role: 'user', content: 'Say hello' }] }
@@ -211,7 +231,7 @@ export const completionsDocs: OperationDocs = {
   operationId: 'createCompletion',
   tags: ['Models'],
   summary: 'Continue a text (legacy)',
-  parameters: [localOnly, ...patience],
+  parameters: [...knobs, localOnly, ...patience],
   requestBody: jsonBody(ref('schemas', 'CompletionRequest'), { simple: { model: 'qwen3:32b', prompt: 'Once upon a', max_tokens: 4 } }),
   responses: {
     200: answered(

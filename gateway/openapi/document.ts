@@ -21,6 +21,7 @@ import { healthDocs, metricsDocs, readyDocs } from './operation.ts'
 import { components, type OperationDocs, type Part } from './parts.ts'
 import { passthroughDocs } from './passthrough.ts'
 import { responsesDocs, responsesSchemas } from './responses.ts'
+import { previewDocs, routeDocs, routesSchemas } from './routes.ts'
 
 export interface Route {
   readonly method: string
@@ -45,6 +46,8 @@ const described: Readonly<Record<string, OperationDocs>> = {
   'POST /v1/completions': completionsDocs,
   'POST /v1/embeddings': embeddingsDocs,
   'POST /v1/responses': responsesDocs,
+  'POST /v1/route': previewDocs,
+  'GET /v1/routes/{id}': routeDocs,
   'GET /v1/models': modelsDocs,
   'GET /v1/models/{model}': modelDocs,
   'POST /v1/jobs': submitJobDocs,
@@ -103,6 +106,7 @@ export function openApiDocument(facts: DocumentFacts): OpenApiDocument {
         ...embeddingsSchemas,
         ...responsesSchemas,
         ...modelsSchemas,
+        ...routesSchemas,
         ...jobsSchemas,
         ...fleetSchemas,
         ...benchmarksSchemas,

@@ -1,6 +1,17 @@
 // POST /v1/embeddings, described.
 
-import { answerHeaders, jsonBody, localOnly, modelRefusals, nullable, type OperationDocs, patience, ref, respondAsync } from './parts.ts'
+import {
+  answerHeaders,
+  jsonBody,
+  knobs,
+  localOnly,
+  modelRefusals,
+  nullable,
+  type OperationDocs,
+  patience,
+  ref,
+  respondAsync
+} from './parts.ts'
 
 export const embeddingsSchemas = {
   EmbeddingsRequest: {
@@ -45,7 +56,7 @@ export const embeddingsDocs: OperationDocs = {
   operationId: 'createEmbeddings',
   tags: ['Models'],
   summary: 'Turn texts into vectors',
-  parameters: [localOnly, ...patience, respondAsync],
+  parameters: [...knobs, localOnly, ...patience, respondAsync],
   requestBody: jsonBody(ref('schemas', 'EmbeddingsRequest'), {
     simple: { model: 'nomic-embed-text', input: ['first text', 'second text'] }
   }),

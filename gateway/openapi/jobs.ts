@@ -1,7 +1,7 @@
 // /v1/jobs and what belongs to it, described.
 
 import { jobClasses, jobKinds, jobStatuses } from '../../queue/types.ts'
-import { json, jsonBody, localOnly, nullable, type OperationDocs, type Part, ref, refusals } from './parts.ts'
+import { json, jsonBody, knobs, localOnly, nullable, type OperationDocs, type Part, ref, refusals } from './parts.ts'
 
 const time = { type: 'string', format: 'date-time' }
 const orTime = nullable('string', { format: 'date-time' })
@@ -80,7 +80,8 @@ export const jobsSchemas = {
       },
       deadline_at: orTime,
       deadline_ms: nullable('number', { description: 'From now on; instead of deadline_at.' }),
-      max_cost_usd: nullable('number'),
+      max_cost_usd: nullable('number', { description: 'Dollars; nobody is asked who might cost more. The header may say it, too.' }),
+      route: nullable('string', { enum: ['cost', 'balanced', 'fast', null], description: 'What counts more. The header may say it, too.' }),
       max_attempts: nullable('integer', { minimum: 1, maximum: 20, default: 3 }),
       stream: nullable('boolean', { description: 'Of chats: the tokens are kept, to be read while they come.' }),
       webhook: nullable('object', { required: ['url'], properties: { url: { type: 'string', maxLength: 2_048 } } }),
@@ -160,6 +161,7 @@ export const submitJobDocs: OperationDocs = {
   summary: 'Have something done, and come back for it',
   description: 'When it is answered, the job is stored, and survives whatever happens here.',
   parameters: [
+    ...knobs,
     localOnly,
     {
       name: 'Idempotency-Key',

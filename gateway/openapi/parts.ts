@@ -124,6 +124,8 @@ const headerTexts = {
   'x-llm-mcp-model': 'The model as the provider calls it.',
   'x-llm-mcp-device': 'The machine that answered, if it is one of yours.',
   'x-llm-mcp-reason': 'Why it was the one; `fallback` when another had failed before.',
+  'x-llm-mcp-route-id': 'GET /v1/routes/{id} tells why, and what came of it.',
+  'x-llm-mcp-eta-ms': 'How long the whole answer was expected to take, likely.',
   'x-llm-mcp-cost-usd': 'Dollars, electricity included; not known yet when a stream begins.',
   'x-llm-mcp-dropped': 'Fields of the request that the provider does not know, and that were left out.',
   'x-ratelimit-limit-requests':
@@ -146,8 +148,10 @@ export const answerHeaders = Object.fromEntries(
 )
 
 export const localOnly = ref('parameters', 'localOnly')
+/** What counts more, and what is too dear. */
+export const knobs = [ref('parameters', 'route'), ref('parameters', 'maxCostUsd')]
 /** How a client waits where every machine is full. */
-export const patience = [ref('parameters', 'deadlineMs'), ref('parameters', 'onDisconnect')]
+export const patience = [ref('parameters', 'deadlineMs'), ref('parameters', 'deadline'), ref('parameters', 'onDisconnect')]
 export const respondAsync = ref('parameters', 'prefer')
 
 /** `components` of the document, but for the schemas of single endpoints. */
@@ -175,6 +179,25 @@ export const components = {
       in: 'header',
       description: 'Milliseconds from the arrival of the request to its first token, or to a whole answer; then it is a 504.',
       schema: { type: 'integer', minimum: 1, maximum: 86_400_000 }
+    },
+    deadline: {
+      name: 'x-llm-mcp-deadline',
+      in: 'header',
+      description: '`hard`: what would probably be late is refused at once. `soft` (if not given): it is tried all the same.',
+      schema: { type: 'string', enum: ['soft', 'hard'] }
+    },
+    route: {
+      name: 'x-llm-mcp-route',
+      in: 'header',
+      description: 'What counts more among the targets that can answer: money, time, or both (`balanced`, if not given).',
+      schema: { type: 'string', enum: ['cost', 'balanced', 'fast'] }
+    },
+    maxCostUsd: {
+      name: 'x-llm-mcp-max-cost-usd',
+      in: 'header',
+      description:
+        'Dollars. Who might cost more, with a long answer, is not asked; where nobody is left it is a 400 `no_target_within_budget`.',
+      schema: { type: 'number', minimum: 0 }
     },
     onDisconnect: {
       name: 'x-llm-mcp-on-disconnect',

@@ -1,6 +1,6 @@
 // POST /v1/responses, described.
 
-import { answerHeaders, jsonBody, localOnly, modelRefusals, nullable, type OperationDocs, patience, ref } from './parts.ts'
+import { answerHeaders, jsonBody, knobs, localOnly, modelRefusals, nullable, type OperationDocs, patience, ref } from './parts.ts'
 
 export const responsesSchemas = {
   ResponsesRequest: {
@@ -51,7 +51,7 @@ export const responsesDocs: OperationDocs = {
   operationId: 'createResponse',
   tags: ['Models'],
   summary: 'Answer items (OpenAI Responses, stateless)',
-  parameters: [localOnly, ...patience],
+  parameters: [...knobs, localOnly, ...patience],
   requestBody: jsonBody(ref('schemas', 'ResponsesRequest'), {
     simple: { model: 'auto', input: 'Say hello', store: false },
     tools: {

@@ -4,6 +4,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { JobRecord, JobScope, Jobs, NewJob, Submitted } from '../../queue/types.ts'
 import type { Dispatch } from '../../routing/dispatch.ts'
 import { GatewayError } from '../../routing/errors.ts'
+import { timeOf } from '../../routing/ids.ts'
 import type { Caller, ModelRequest } from '../../routing/types.ts'
 import { bodyOf } from '../answer.ts'
 import { callerOf, limitsName } from '../caller.ts'
@@ -17,8 +18,8 @@ import { type Payload, readPayload } from '../jobs/payload.ts'
 import { placed } from '../jobs/placing.ts'
 import { showJob } from '../jobs/show.ts'
 import { readIdempotency, readOwner, readSubmission, type Submission } from '../jobs/submission.ts'
+import { readKnobs } from '../knobs.ts'
 import type { Limits } from '../limits.ts'
-import { wantsToStay } from '../local-only.ts'
 import { uuidOf } from '../query.ts'
 import type { Streams } from '../streams.ts'
 
@@ -68,6 +69,7 @@ export function registerJobs(app: FastifyInstance, ports: JobsPorts): void {
     const submitted = earlier ?? (await submit(ports, request, bytes))
     const { status, webhook } = submitted.job
     reply.header('location', `/v1/jobs/${submitted.job.id}`)
+    reply.header('x-llm-mcp-route-id', submitted.job.id)
     if (submitted.replayed) reply.header('idempotent-replayed', 'true')
     reply.code(submitted.replayed && isFinished(status) ? 200 : 202)
     const secret = webhook === null ? null : (ports.webhooks?.secretOf(submitted.job.source) ?? null)
@@ -127,10 +129,16 @@ async function newJob(ports: JobsPorts, request: FastifyRequest, bytes: Buffer):
   const submission = readSubmission(bytes, ports.now())
   const id = ports.newId()
   const facts = kindFacts[submission.kind]
+  const knobs = readKnobs(headers, id)
+  const maxCostUsd = submission.maxCostUsd ?? knobs.maxUsd ?? null
   const payload = await readPayload(facts, submission.payload, {
     model: submission.model,
     stream: submission.stream,
-    knobs: { requestId: id, localOnly: wantsToStay(headers) }
+    knobs: {
+      ...knobs,
+      ...(submission.route !== null && { route: submission.route }),
+      ...(maxCostUsd !== null && { maxUsd: maxCostUsd })
+    }
   })
   context.model = payload.request?.model ?? null
   const caller = callerOf(request, () => payload.user)
@@ -145,17 +153,27 @@ async function newJob(ports: JobsPorts, request: FastifyRequest, bytes: Buffer):
     kind: submission.kind,
     class: submission.class,
     model: context.model,
-    request: place(ports, payload, { caller: owner, provider: facts.provider }),
+    request: place(ports, withDeadline(payload, submission.deadlineAt), { caller: owner, provider: facts.provider }),
     echo: payload.echo,
     caller: owner,
     weight,
     maxAttempts: submission.maxAttempts,
     deadlineAt: submission.deadlineAt,
-    maxCostUsd: submission.maxCostUsd,
+    maxCostUsd,
     stream: payload.stream,
     idempotency,
     metadata: submission.metadata,
     webhookUrl: submission.webhookUrl
+  }
+}
+
+/** Whoever plans it knows how long it has; time counts from the making of its id. */
+function withDeadline(payload: Payload, deadlineAt: number | null): Payload {
+  const { request } = payload
+  if (request === null || deadlineAt === null) return payload
+  return {
+    ...payload,
+    request: { ...request, patience: { deadlineMs: Math.max(1, deadlineAt - timeOf(request.id)), onDisconnect: 'finish' } }
   }
 }
 

@@ -1,17 +1,18 @@
 // The brain of a gateway process: what it has learned, what runs, and the plan for requests over the targets of the catalog. No I/O.
 
+import { LRUCache } from 'lru-cache'
 import type { Catalog } from '../catalog.ts'
 import { canonical } from '../catalog.ts'
 import { timeOf } from '../ids.ts'
 import type { CallRecord } from '../ports.ts'
 import type { Profile } from '../profile.ts'
-import type { Caller, ModelRequest, Target } from '../types.ts'
+import type { Caller, Device, ModelRequest, RequestLimit, Target, TokenPrice } from '../types.ts'
 import { createAffinity } from './affinity.ts'
 import { createCalibration, type Eta, type EtaFacts } from './calibration.ts'
-import { knobs, remainingS } from './estimate.ts'
+import { knobs, remainingS, slowness } from './estimate.ts'
 import { createLengthModel, knownLength, type Lengths } from './lengths.ts'
 import { type Planned, plan, workAtMost } from './plan.ts'
-import { learnedPace, priorPace } from './priors.ts'
+import { learnedPace, priorPace, slower } from './priors.ts'
 import { createRentedModel } from './rented.ts'
 import type { Asked, Option, OwnSite, Pace, Site, Work } from './types.ts'
 import { createWarmth, residencyS, victimsAmong, type Wish } from './warmth.ts'
@@ -35,8 +36,12 @@ export interface Brain {
   eta(planned: Planned): Eta | null
   /** A request that nobody planned before: what it would have saved where its model is not loaded. A load that is worth it now, or null. */
   arrived(planned: Planned): Wish | null
+  /** A call will begin on this target as soon as its request is read: what is planned from now on counts it. Of rented ones only. */
+  reserved(target: Target, attemptId: string): void
   /** A call begins on this target. */
   began(call: BegunCall): void
+  /** The first piece of its answer has come: its model is in memory. */
+  begun(attemptId: string): void
   /** So many tokens have come of it. */
   streamed(attemptId: string, tokens: number): void
   ended(call: CallRecord): void
@@ -44,16 +49,41 @@ export interface Brain {
   answered(planned: Planned, tookS: number): void
   /** The machine said that all its places are taken: others use it too. */
   full(deviceId: string): void
-  /** A load without a request begins, or is over. */
-  loading(target: Target, isLoading: boolean): void
-  /** A model was thrown out. */
+  /** As far as is known: by the machine's own list, and by what was seen since. */
+  isLoaded(target: Target): boolean
+  /** What would have to leave for it, of these or of all that is idle; null = there is no room for it now, or nothing is loaded there. */
+  victims(target: Target, among?: readonly string[]): readonly Target[] | null
+  /** A load without a request begins. */
+  loading(target: Target): void
+  /** It ended well. */
+  loaded(target: Target): void
+  /** It failed, or the model was thrown out. */
   unloaded(target: Target): void
+  /** Another gateway loads something there, as far as is known; null = not any more. */
+  loadingElsewhere(upstreamId: string, model: string | null): void
+  /** Nothing can be loaded there for so long: another gateway saw a load that did not end. */
+  stuckElsewhere(upstreamId: string, ms: number): void
+  /** What became of loads since this was asked last: to be asked again and again, because nobody else may look at that machine. */
+  watch(): readonly LoadNews[]
+  /** The machine has told what it has loaded: by the clock's time it was asked at. What was seen before counts no more. */
+  listed(upstreamId: string, askedAtMs: number): void
+  /** The machine was away: whatever was known of its memory is not true any more. */
+  lost(deviceId: string): void
   /** What the model there is worth in memory, dollars; above 0 it is better kept. */
   worth(target: Target): number
-  /** A provider's headers or its 429 tell how much it takes. */
-  limit(provider: string, limit: { readonly perS: number; readonly burst: number }): void
+  /** A provider's headers tell how much it takes of this model, in answer to a call. */
+  limits(attemptId: string, told: RequestLimit): void
+  /** Another number whenever something was learned that is worth keeping. */
+  revision(): number
   snapshot(): unknown
-  restore(kept: unknown): void
+  /** False when it is nothing that this version has kept. */
+  restore(kept: unknown): boolean
+}
+
+/** A load that takes so long that something is wrong, or one of those that ended well after all. */
+export interface LoadNews {
+  readonly target: Target
+  readonly state: 'stuck' | 'works'
 }
 
 export interface BegunCall {
@@ -61,6 +91,15 @@ export interface BegunCall {
   readonly target: Target
   readonly request: ModelRequest
   readonly caller: Pick<Caller, 'source'>
+}
+
+interface Loading {
+  readonly target: Target
+  readonly sinceMs: number
+  /** Not by a call. */
+  readonly isCommanded: boolean
+  /** What is done after it before anything can be seen of its end; null = its end is not seen at all. */
+  readonly afterS: number | null
 }
 
 interface Running {
@@ -71,23 +110,42 @@ interface Running {
   readonly cachedTokens: number
   readonly startedAt: number
   readonly isCold: boolean
+  hasBegun: boolean
   streamed: number
 }
 
-// What the list of a machine's models says is up to 15 s old; what was seen since is newer.
-const seenForMs = 20_000
+type OwnPace = Extract<Pace, { kind: 'own' }>
+
+/** A site, and how many times as slow as known it is just now. */
+interface Place {
+  readonly site: Site
+  readonly slow: number
+}
+
+const noModels: ReadonlyMap<string, Target> = new Map()
+const paceForMs = 1_000
+const reservedAtMost = 1_000
 // A machine that others fill is asked again after as long.
 const fullForMs = 200
 const ownPrefixForS = 1_800
 // As long as providers keep a prompt, by their documentation.
 const rentedPrefixForS = 300
 const rentedPrefixes = 64
+// All of it, but for a rounding.
+const wholeMemory = 0.999
 // A load that takes much longer than the slowest is stuck, and with it the loading of the whole machine for a while.
 const stuckAfter = 3
 const slowestLoad = 1.5
+// A prompt may be read so much slower than is expected.
+const slowestPrompt = 3
+// From a cold disk even a small model may take so long that was loaded in a moment before.
+const stuckAtLeastS = 10
 const quarantineMs = 600_000
-// Of what others run on a machine nobody here knows how long it goes on.
+// Two models of a provider that are refused within so long have one limit together.
+const togetherS = 10
+// Of what others run or load on a machine nobody here knows how long it goes on.
 const foreignS = 5
+const elsewhereS = 5
 
 export function createBrain(ports: BrainPorts): Brain {
   const lengths = createLengthModel()
@@ -96,44 +154,93 @@ export function createBrain(ports: BrainPorts): Brain {
   const affinity = createAffinity()
   const warmth = createWarmth()
   const running = new Map<string, Running>()
+  /** Attempts that count against their provider's limit and have not begun. Some never begin. */
+  const reserved = new LRUCache<string, true>({ max: reservedAtMost })
   const onDevice = new Map<string, Set<Running>>()
   /** By device and model: when it was seen in memory, or thrown out (negative). */
   const seenLoaded = new Map<string, number>()
-  const loads = new Map<string, { readonly target: Target; readonly sinceMs: number }>()
-  const stuckUntil = new Map<string, number>()
+  /** By upstream: the models of which something was seen. */
+  const seenOn = new Map<string, Set<string>>()
+  const loads = new Map<string, Loading>()
+  /** By machine: what did not end, where it is known, and until when nothing is loaded there. */
+  const stuck = new Map<string, { readonly target: Target | null; readonly untilMs: number }>()
+  const elsewhere = new Map<string, string>()
+  const refusedLast = new Map<string, { readonly targetId: string; readonly atS: number }>()
+  let news: LoadNews[] = []
+  let revision = 0
   const fullUntil = new Map<string, number>()
   const loadedAt = new Map<string, number>()
-  let known: { readonly of: Catalog; readonly byUpstream: ReadonlyMap<string, readonly Target[]> } | null = null
+  let known: {
+    readonly of: Catalog
+    readonly byUpstream: ReadonlyMap<string, ReadonlyMap<string, Target>>
+    /** What the machines' lists say, or what is always there. */
+    readonly loaded: ReadonlyMap<string, readonly string[]>
+  } | null = null
+  // Asked for every option of every decision, and the same for a second unless something was learned.
+  const paces = new WeakMap<Target, { readonly profile: Profile | null; readonly atMs: number; readonly pace: OwnPace }>()
 
   const nowS = (): number => ports.now() / 1_000
 
-  /** All models of a machine, as the catalog lists them. */
-  function modelsOf(upstreamId: string): readonly Target[] {
+  /** All models of a machine, as the catalog lists them, by name. */
+  function modelsOf(upstreamId: string): ReadonlyMap<string, Target> {
     const catalog = ports.catalog()
-    if (known?.of !== catalog) known = { of: catalog, byUpstream: Map.groupBy(catalog.source.targets, ({ upstream }) => upstream.id) }
-    return known.byUpstream.get(upstreamId) ?? []
+    if (known?.of !== catalog) {
+      const byUpstream = new Map<string, Map<string, Target>>()
+      const loaded = new Map<string, string[]>()
+      for (const target of catalog.source.targets) {
+        const { id, adapter } = target.upstream
+        byUpstream.set(id, (byUpstream.get(id) ?? new Map<string, Target>()).set(target.model, target))
+        if (target.loaded || adapter !== 'ollama') loaded.set(id, [...(loaded.get(id) ?? []), target.model])
+      }
+      known = { of: catalog, byUpstream, loaded }
+    }
+    return known.byUpstream.get(upstreamId) ?? noModels
+  }
+
+  /** Few of what a machine has: not all its models are looked at. */
+  function loadedOn(upstreamId: string): readonly Target[] {
+    const models = modelsOf(upstreamId)
+    const names = new Set([...(known?.loaded.get(upstreamId) ?? []), ...(seenOn.get(upstreamId) ?? [])])
+    return [...names].flatMap(name => {
+      const target = models.get(name)
+      return target !== undefined && isLoaded(target) ? [target] : []
+    })
+  }
+
+  /** It was seen in memory, or was thrown out. */
+  function mark({ id, model, upstream }: Target, isThere: boolean): void {
+    seenLoaded.set(id, isThere ? ports.now() : -ports.now())
+    seenOn.set(upstream.id, (seenOn.get(upstream.id) ?? new Set()).add(model))
   }
 
   /** Only Ollama loads and unloads by itself; other servers have what they have. */
   function isLoaded(target: Target): boolean {
-    if (target.upstream.adapter !== 'ollama') return true
-    const at = seenLoaded.get(target.id)
-    return at !== undefined && ports.now() - Math.abs(at) < seenForMs ? at > 0 : target.loaded
+    const { upstream, id, model } = target
+    if (upstream.adapter !== 'ollama') return true
+    // Ollama lists also what it is only loading.
+    if (loads.get(upstream.id)?.target.id === id || elsewhere.get(upstream.id) === model) return false
+    const hanging = stuck.get(upstream.id)
+    if (hanging?.target?.id === id && hanging.untilMs > ports.now()) return false
+    const at = seenLoaded.get(id)
+    return at === undefined ? target.loaded : at > 0
   }
 
-  function ownPace(target: Target): Extract<Pace, { kind: 'own' }> {
+  function ownPace(target: Target): OwnPace {
     const { device } = target.upstream
-    const gb = target.memoryGb ?? null
-    const prior = priorPace(
-      { gpu: null, watts: device?.watts ?? 0, vramGb: device?.vramGb ?? null },
-      { gb, paramsB: target.paramsB ?? null }
-    )
-    return learnedPace(prior, device === null ? null : ports.profile(device.id, target.model), ports.epoch())
+    const profile = device === null ? null : ports.profile(device.id, target.model)
+    const last = paces.get(target)
+    const atMs = ports.now()
+    if (last !== undefined && last.profile === profile && atMs - last.atMs < paceForMs) return last.pace
+    const machine = { gpu: null, watts: device?.watts ?? 0, vramGb: device?.vramGb ?? null }
+    const prior = priorPace(machine, { gb: target.memoryGb ?? null, paramsB: target.paramsB ?? null })
+    const pace = learnedPace(prior, profile, ports.epoch())
+    paces.set(target, { profile, atMs, pace })
+    return pace
   }
 
-  function rentedPace(target: Target): Pace {
-    const { ttftS, tokenS, failures } = rented.pace(target.id)
-    const price = target.price.tokens
+  function rentedPace(target: Target, promptTokens: number): Pace {
+    const { ttftS, tokenS, failures, samples } = rented.pace(target.id)
+    const price = priceAt(target, promptTokens)
     const isFree = target.price.source === 'free'
     const per = (usdPer1m: number | undefined): number | null => (usdPer1m === undefined ? (isFree ? 0 : null) : usdPer1m / 1e6)
     return {
@@ -144,66 +251,111 @@ export function createBrain(ports: BrainPorts): Brain {
       inputUsd: per(price?.inputUsdPer1m),
       cachedUsd: per(price?.cachedInputUsdPer1m ?? price?.inputUsdPer1m),
       outputUsd: per(price?.outputUsdPer1m),
-      waitS: ahead => rented.waitS(target.upstream.id, ahead, nowS())
+      callUsd: price?.requestUsd ?? 0,
+      samples,
+      waitS: ahead => Math.max(rented.waitS(target.id, ahead, nowS()), rented.waitS(target.upstream.id, ahead, nowS()))
     }
   }
 
-  function siteOf(target: Target): Site {
+  function placeOf(target: Target): Place {
     const { id, device } = target.upstream
-    return { id, own: device === null ? null : ownSite(target, device.maxConcurrency, device.watts, device.vramGb ?? device.ramGb) }
+    if (device === null) return { site: { id, own: null }, slow: 1 }
+    const here = [...(onDevice.get(id) ?? [])]
+    const slow = slownessOf(here)
+    const busyS = here.map(call => leftS(call, here.length, slow))
+    return { site: { id, own: ownSite(target, device, busyS) }, slow }
   }
 
-  function ownSite({ upstream }: Target, slots: number, watts: number, memoryGb: number | null): OwnSite {
-    const here = [...(onDevice.get(upstream.id) ?? [])]
-    const busyS = here.map(call => leftS(call, here.length))
-    const isFull = (fullUntil.get(upstream.device?.id ?? '') ?? 0) > ports.now()
+  function ownSite({ upstream }: Target, device: Device, busyS: number[]): OwnSite {
+    const slots = device.maxConcurrency
+    const memoryGb = device.vramGb ?? device.ramGb
+    const isFull = (fullUntil.get(device.id) ?? 0) > ports.now()
     while (isFull && busyS.length < slots) busyS.push(foreignS)
     const models = modelsOf(upstream.id)
-    const loadedModels = models.filter(isLoaded)
-    const busy = new Set(here.map(({ target }) => target.model))
     const loading = loadingOn(upstream.id)
     return {
       slots,
-      usdPerS: (watts * ports.usdPerKwh) / 3.6e6,
+      usdPerS: (device.watts * ports.usdPerKwh) / 3.6e6,
       busyS,
-      loaded: new Set(loadedModels.map(({ model }) => model)),
-      loading,
-      mayLoad: (stuckUntil.get(upstream.id) ?? 0) <= ports.now(),
-      victimsFor(_model, gb) {
-        // Without knowledge of its memory the machine sees to it itself.
-        if (memoryGb === null || gb === null || loadedModels.some(other => other.memoryGb == null)) return []
-        const used = loadedModels.reduce((sum, other) => sum + (other.memoryGb ?? 0), 0)
-        const idle = loadedModels.filter(other => !busy.has(other.model) && isSettled(other))
-        return victimsAmong(
-          idle.map(other => ({ model: other.model, gb: other.memoryGb ?? 0, worth: warmth.value(upstream.id, other.model, nowS()) })),
-          { neededGb: gb, freeGb: memoryGb - used, places: Number.POSITIVE_INFINITY }
-        )
+      loaded: {
+        has(model) {
+          const found = models.get(model)
+          return found !== undefined && isLoaded(found)
+        },
+        [Symbol.iterator]: () =>
+          loadedOn(upstream.id)
+            .map(({ model }) => model)
+            [Symbol.iterator]()
       },
+      loading,
+      mayLoad: !isStuck(upstream.id),
+      victimsFor: (_model, gb) => victimsOn(upstream.id, { gb, memoryGb, mayLeave: isSettled })?.map(({ model }) => model) ?? null,
       evictionUsd: model => 1.5 * warmth.value(upstream.id, model, nowS())
     }
+  }
+
+  /** Of those that may leave and that nothing runs on, the ones of least worth that make room for so much; null = it would not be enough. */
+  function victimsOn(
+    upstreamId: string,
+    room: { readonly gb: number | null; readonly memoryGb: number | null; readonly mayLeave: (target: Target) => boolean }
+  ): readonly Target[] | null {
+    const { gb, memoryGb, mayLeave } = room
+    const there = loadedOn(upstreamId)
+    // Without knowledge of its memory the machine sees to it itself.
+    if (memoryGb === null || gb === null || there.some(other => other.memoryGb == null)) return []
+    const used = there.reduce((sum, other) => sum + (other.memoryGb ?? 0), 0)
+    const busy = new Set([...(onDevice.get(upstreamId) ?? [])].map(({ target }) => target.model))
+    const idle = there.filter(other => !busy.has(other.model) && mayLeave(other))
+    const names = victimsAmong(
+      idle.map(other => ({ model: other.model, gb: other.memoryGb ?? 0, worth: warmth.value(upstreamId, other.model, nowS()) })),
+      // What is larger than the whole memory has a part of it elsewhere.
+      { neededGb: Math.min(gb, memoryGb * wholeMemory), freeGb: memoryGb - used, places: Number.POSITIVE_INFINITY }
+    )
+    return names === null ? null : idle.filter(({ model }) => names.includes(model))
   }
 
   function isSettled({ id }: Target): boolean {
     return ports.now() - (loadedAt.get(id) ?? Number.NEGATIVE_INFINITY) >= residencyS(knobs.cost) * 1_000
   }
 
-  function leftS({ target, request, lengths: of, cachedTokens, startedAt, streamed, isCold }: Running, active: number): number {
+  function leftS(call: Running, active: number, slow: number): number {
+    return remainingS(progressOf(call, active), slower(ownPace(call.target), slow), active)
+  }
+
+  /** How far a call has come. Of one that is not streamed nobody sees it: it is taken to go as fast as is known. */
+  function progressOf({ target, request, lengths: of, cachedTokens, startedAt, streamed, isCold }: Running, active: number) {
     const pace = ownPace(target)
+    const promptTokens = request.prompt.expected
     const ranS = Math.max(0, (ports.now() - startedAt) / 1_000 - (isCold && streamed === 0 ? pace.loadS : 0))
-    return remainingS({ promptTokens: request.prompt.expected, cachedTokens, lengths: of, ranS, streamed }, pace, active)
+    const answerS = ranS - Math.max(0, promptTokens - cachedTokens) * pace.promptS * active
+    const unseen = request.stream ? 0 : Math.max(0, answerS) / (pace.tauS + pace.betaS * (active - 1))
+    return { promptTokens, cachedTokens, lengths: of, ranS, streamed: Math.max(streamed, unseen) }
+  }
+
+  /** How many times as slow as known a machine is just now, by the streams that run there. */
+  function slownessOf(here: readonly Running[]): number {
+    let most = 1
+    for (const call of here) {
+      if (!call.request.stream || (call.isCold && call.streamed === 0)) continue
+      most = Math.max(most, slowness(progressOf(call, here.length), ownPace(call.target), here.length))
+    }
+    return most
   }
 
   function loadingOn(upstreamId: string): OwnSite['loading'] {
     const load = loads.get(upstreamId)
-    if (load === undefined) return null
-    const { loadS } = ownPace(load.target)
-    const ranS = (ports.now() - load.sinceMs) / 1_000
-    if (ranS > stuckAfter * slowestLoad * loadS) {
-      stuckUntil.set(upstreamId, ports.now() + quarantineMs)
-      loads.delete(upstreamId)
-      return null
-    }
-    return { model: load.target.model, leftS: Math.max(0.1, loadS - ranS) }
+    const other = elsewhere.get(upstreamId)
+    if (load === undefined) return other === undefined ? null : { model: other, leftS: elsewhereS }
+    const { target, sinceMs, afterS } = load
+    const { loadS } = ownPace(target)
+    const ranS = (ports.now() - sinceMs) / 1_000
+    const mostS = afterS === null ? slowestLoad * loadS : Math.max(stuckAtLeastS, stuckAfter * slowestLoad * loadS) + afterS
+    if (ranS <= mostS) return { model: target.model, leftS: Math.max(0.1, loadS - ranS) }
+    loads.delete(upstreamId)
+    if (afterS === null) return null
+    stuck.set(upstreamId, { target, untilMs: ports.now() + quarantineMs })
+    news.push({ target, state: 'stuck' })
+    return null
   }
 
   function lengthsOf(request: ModelRequest, source: string): Lengths {
@@ -212,7 +364,7 @@ export function createBrain(ports: BrainPorts): Brain {
     return lengths.of(source, canonical(request.model), request.maxOutputTokens)
   }
 
-  function workOf({ request, caller, targets }: Asked, sites: Map<string, Site>): Work {
+  function workOf({ request, caller, targets }: Asked, places: Map<string, Place>): Work {
     const deadlineMs = request.patience?.deadlineMs ?? null
     const chain = request.prefix ?? []
     return {
@@ -222,12 +374,14 @@ export function createBrain(ports: BrainPorts): Brain {
       knob: knobs[request.route ?? 'balanced'],
       leftS: deadlineMs === null ? null : (deadlineMs - Math.max(0, ports.epoch() - timeOf(request.id))) / 1_000,
       isHard: request.isDeadlineHard === true,
-      maxUsd: request.maxUsd ?? null,
+      // Each of several choices may have its share.
+      maxUsd: request.maxUsd === undefined ? null : request.maxUsd / request.choices,
       chain,
       options: targets.map((target): Option => {
-        let site = sites.get(target.upstream.id)
-        if (site === undefined) sites.set(target.upstream.id, (site = siteOf(target)))
-        const pace = target.upstream.device === null ? rentedPace(target) : ownPace(target)
+        let place = places.get(target.upstream.id)
+        if (place === undefined) places.set(target.upstream.id, (place = placeOf(target)))
+        const { site, slow } = place
+        const pace = site.own === null ? rentedPace(target, request.prompt.expected) : slower(ownPace(target), slow)
         const cachedTokens = chain.length === 0 ? 0 : affinity.cached(target.id, chain, nowS())
         return { id: target.id, site, model: target.model, pace, cachedTokens }
       })
@@ -248,28 +402,34 @@ export function createBrain(ports: BrainPorts): Brain {
     running.delete(attemptId)
     onDevice.get(target.upstream.id)?.delete(call)
     fullUntil.delete(target.upstream.device?.id ?? '')
-    if (loads.get(target.upstream.id)?.target.id === target.id) loads.delete(target.upstream.id)
+    revision++
     const isOwn = target.upstream.device !== null
-    if (error === null && isOwn) seen(target)
-    if (error?.code === 'machine_lost') for (const other of modelsOf(target.upstream.id)) affinity.forget(other.id)
+    if (error === null && isOwn) loaded(target)
+    else if (isOwn) abandoned(target)
+    if (isOwn && keepsNothing(target) && ![...(onDevice.get(target.upstream.id) ?? [])].some(other => other.target.id === target.id)) {
+      mark(target, false)
+    }
+    if (error?.code === 'machine_lost') for (const other of modelsOf(target.upstream.id).values()) affinity.forget(other.id)
     if (!isOwn) learnRented(call, { error, ttftMs, durationMs, completionTokens: usage?.completionTokens ?? settled.completionTokens })
     if (call.request.operation === 'embed') return
-    const tokens = usage?.completionTokens ?? settled.completionTokens
     const model = canonical(call.request.model)
-    const bound = call.request.maxOutputTokens
+    const { choices, maxOutputTokens: bound } = call.request
     if (outcome === 'ok' && usage !== null) {
-      lengths.observe(call.source, model, { tokens: tokens / call.request.choices, isCut: bound !== null && tokens >= bound })
+      // The bound is of each choice as well.
+      const tokens = usage.completionTokens / choices
+      lengths.observe(call.source, model, { tokens, isCut: bound !== null && tokens >= bound })
     } else if (outcome === 'aborted' && call.streamed > 0) {
-      lengths.observe(call.source, model, { tokens: call.streamed, isCut: true })
+      lengths.observe(call.source, model, { tokens: call.streamed / choices, isCut: true })
     }
   }
 
   function learnRented(
-    { target, request }: Running,
+    { target, request, startedAt }: Running,
     end: Pick<CallRecord, 'error' | 'ttftMs' | 'durationMs'> & { readonly completionTokens: number }
   ): void {
     const { error, ttftMs, durationMs, completionTokens } = end
-    if (error?.breaker === 'cool_down') rented.refused(target.upstream.id, nowS())
+    if (error?.breaker === 'cool_down') refused(target, startedAt / 1_000)
+    else if (error === null) for (const key of [target.id, target.upstream.id]) rented.taken(key)
     if (error !== null && error.breaker !== 'failure') return
     rented.observe(target.id, {
       ttftS: request.stream && ttftMs !== null ? ttftMs / 1_000 : null,
@@ -280,17 +440,64 @@ export function createBrain(ports: BrainPorts): Brain {
     })
   }
 
-  function seen(target: Target): void {
-    const before = seenLoaded.get(target.id)
-    seenLoaded.set(target.id, ports.now())
-    if (before === undefined || before < 0) loadedAt.set(target.id, ports.now())
+  function sent(target: Target): void {
+    for (const key of [target.id, target.upstream.id]) rented.sent(key, nowS())
+  }
+
+  /** Most limits are of one model; what stops two of them at once is the provider's. */
+  function refused(target: Target, sentS: number): void {
+    const provider = target.upstream.id
+    const last = refusedLast.get(provider)
+    const isShared = last !== undefined && last.targetId !== target.id && nowS() - last.atS < togetherS
+    refusedLast.set(provider, { targetId: target.id, atS: nowS() })
+    rented.refused(isShared ? provider : target.id, nowS(), sentS)
+  }
+
+  /** It answered, or its load ended: it is in memory, and the machine can load. */
+  function loaded(target: Target): void {
+    const { id: upstreamId } = target.upstream
+    const isNew = !isLoaded(target)
+    if (loads.get(upstreamId)?.target.id === target.id) loads.delete(upstreamId)
+    if (stuck.get(upstreamId)?.target?.id === target.id) works(upstreamId)
+    if (elsewhere.get(upstreamId) === target.model) elsewhere.delete(upstreamId)
+    mark(target, true)
+    if (isNew) loadedAt.set(target.id, ports.now())
+  }
+
+  function isStuck(upstreamId: string): boolean {
+    return (stuck.get(upstreamId)?.untilMs ?? 0) > ports.now()
+  }
+
+  function works(upstreamId: string): void {
+    const { target } = stuck.get(upstreamId) ?? { target: null }
+    stuck.delete(upstreamId)
+    if (target !== null) news.push({ target, state: 'works' })
+  }
+
+  /** A call that loaded its model is over without an answer; others may wait for the same load. */
+  function abandoned({ id, upstream }: Target): void {
+    const load = loads.get(upstream.id)
+    if (load === undefined || load.target.id !== id || load.isCommanded) return
+    const isWaitedFor = [...(onDevice.get(upstream.id) ?? [])].some(call => call.target.id === id && call.isCold && !call.hasBegun)
+    if (!isWaitedFor) loads.delete(upstream.id)
+  }
+
+  function victims({ upstream, memoryGb = null }: Target, among?: readonly string[]): readonly Target[] | null {
+    const { device } = upstream
+    if (device === null) return []
+    if (isStuck(upstream.id)) return null
+    return victimsOn(upstream.id, {
+      gb: memoryGb,
+      memoryGb: device.vramGb ?? device.ramGb,
+      mayLeave: ({ model }) => among === undefined || among.includes(model)
+    })
   }
 
   return {
     plan(asked) {
-      const sites = new Map<string, Site>()
+      const places = new Map<string, Place>()
       return plan(
-        asked.slice(0, workAtMost).map(one => workOf(one, sites)),
+        asked.slice(0, workAtMost).map(one => workOf(one, places)),
         ports.random,
         asked.length
       )
@@ -301,6 +508,12 @@ export function createBrain(ports: BrainPorts): Brain {
     arrived(planned) {
       warmth.arrived(planned, nowS())
       return warmth.wish(planned.work, nowS())
+    },
+    reserved(target, attemptId) {
+      // The places of machines are counted by the database.
+      if (target.upstream.device !== null) return
+      reserved.set(attemptId, true)
+      sent(target)
     },
     began({ attemptId, target, request, caller }) {
       const chain = request.prefix ?? []
@@ -314,45 +527,90 @@ export function createBrain(ports: BrainPorts): Brain {
         cachedTokens: affinity.cached(target.id, chain, nowS()),
         startedAt: ports.now(),
         isCold,
+        hasBegun: false,
         streamed: 0
       }
       running.set(attemptId, call)
-      if (!isOwn) rented.sent(target.upstream.id, nowS())
+      if (!isOwn && !reserved.delete(attemptId)) sent(target)
       else onDevice.set(target.upstream.id, (onDevice.get(target.upstream.id) ?? new Set()).add(call))
-      if (isCold && !loads.has(target.upstream.id)) loads.set(target.upstream.id, { target, sinceMs: ports.now() })
+      if (isCold && !loads.has(target.upstream.id)) {
+        // Vectors come when all of them are made.
+        const afterS = request.operation === 'embed' ? null : slowestPrompt * request.prompt.expected * ownPace(target).promptS
+        loads.set(target.upstream.id, { target, sinceMs: ports.now(), isCommanded: false, afterS })
+      }
       affinity.read(target.id, chain, {
         nowS: nowS(),
         forS: isOwn ? ownPrefixForS : rentedPrefixForS,
         chains: target.upstream.device?.maxConcurrency ?? rentedPrefixes
       })
     },
+    begun(attemptId) {
+      const call = running.get(attemptId)
+      if (call === undefined || call.hasBegun) return
+      call.hasBegun = true
+      if (call.target.upstream.device !== null) loaded(call.target)
+    },
     streamed(attemptId, tokens) {
       const call = running.get(attemptId)
       if (call === undefined) return
-      if (call.streamed === 0 && call.isCold && loads.get(call.target.upstream.id)?.target.id === call.target.id) {
-        loads.delete(call.target.upstream.id)
-        seen(call.target)
-      }
       call.streamed += tokens
     },
     ended,
     answered(planned, tookS) {
+      revision++
       if (planned.best !== null) calibration.observe(factsOf(planned, 0), planned.best.raw, tookS)
     },
     full: deviceId => void fullUntil.set(deviceId, ports.now() + fullForMs),
-    loading(target, isLoading) {
-      if (isLoading) loads.set(target.upstream.id, { target, sinceMs: ports.now() })
-      else {
-        loads.delete(target.upstream.id)
-        seen(target)
-      }
-    },
+    isLoaded,
+    victims,
+    loading: target => void loads.set(target.upstream.id, { target, sinceMs: ports.now(), isCommanded: true, afterS: 0 }),
+    loaded,
     unloaded(target) {
-      seenLoaded.set(target.id, -ports.now())
+      const { id: upstreamId } = target.upstream
+      if (loads.get(upstreamId)?.target.id === target.id) loads.delete(upstreamId)
+      mark(target, false)
       affinity.forget(target.id)
     },
+    loadingElsewhere(upstreamId, model) {
+      if (model === null) elsewhere.delete(upstreamId)
+      else elsewhere.set(upstreamId, model)
+    },
+    stuckElsewhere(upstreamId, ms) {
+      if (!stuck.has(upstreamId) || stuck.get(upstreamId)?.target === null)
+        stuck.set(upstreamId, { target: null, untilMs: ports.now() + ms })
+    },
+    watch() {
+      for (const upstreamId of [...loads.keys()]) loadingOn(upstreamId)
+      for (const [upstreamId, { untilMs }] of stuck) if (untilMs <= ports.now()) stuck.delete(upstreamId)
+      const told = news
+      news = []
+      return told
+    },
+    listed(upstreamId, askedAtMs) {
+      for (const { id } of modelsOf(upstreamId).values()) {
+        const at = seenLoaded.get(id)
+        if (at !== undefined && Math.abs(at) < askedAtMs) seenLoaded.delete(id)
+      }
+    },
+    lost(deviceId) {
+      const upstream = ports.catalog().source.upstreams.find(({ device }) => device?.id === deviceId)
+      if (upstream === undefined) return
+      loads.delete(upstream.id)
+      works(upstream.id)
+      elsewhere.delete(upstream.id)
+      for (const { id } of modelsOf(upstream.id).values()) {
+        seenLoaded.delete(id)
+        affinity.forget(id)
+      }
+    },
     worth: target => warmth.value(target.upstream.id, target.model, nowS()),
-    limit: (provider, limit) => rented.limit(provider, limit),
+    limits(attemptId, told) {
+      const call = running.get(attemptId)
+      if (call === undefined || call.target.upstream.device !== null) return
+      rented.told(call.target.id, told, { nowS: nowS(), sentS: call.startedAt / 1_000 })
+      revision++
+    },
+    revision: () => revision,
     snapshot: () => ({
       version: 1,
       lengths: lengths.snapshot(),
@@ -360,11 +618,25 @@ export function createBrain(ports: BrainPorts): Brain {
       rented: rented.snapshot()
     }),
     restore(kept) {
-      const state = kept as { version?: unknown; lengths?: unknown; calibration?: unknown; rented?: unknown } | null
-      if (state?.version !== 1) return
+      const state = kept as { version?: unknown; lengths?: unknown; calibration?: unknown; rented?: unknown } | null | undefined
+      const isWhole = [state?.lengths, state?.calibration, state?.rented].every(part => typeof part === 'object' && part !== null)
+      if (state?.version !== 1 || !isWhole) return false
       lengths.restore(state.lengths)
       calibration.restore(state.calibration)
       rented.restore(state.rented)
+      return true
     }
   }
+}
+
+/** By the operator's word the machine forgets a model after each answer. */
+function keepsNothing({ upstream }: Target): boolean {
+  const keepAlive = upstream.device?.keepAlive ?? null
+  return upstream.adapter === 'ollama' && keepAlive !== null && /^0+(ms|s|m|h)?$/.test(String(keepAlive))
+}
+
+/** The price that holds for a prompt of this length; null = unknown. */
+function priceAt({ price: { tokens } }: Target, promptTokens: number): TokenPrice | null {
+  if (tokens?.tiers === undefined) return tokens
+  return Object.assign({}, tokens, ...tokens.tiers.filter(({ abovePromptTokens }) => promptTokens > abovePromptTokens))
 }

@@ -30,6 +30,9 @@ interface Correction {
 }
 
 const depthsAtMost = 12
+// Behind eight and more, others come in between who go first: until it is known how many, a long queue takes longer than what stands in it.
+const longQueueLevel = 4
+const ofLongQueue: Readonly<Correction> = { median: 0.2, high: 0.2, count: 0 }
 const gainAtLeast = 0.02
 const gainAtFirst = 0.25
 const gainFactor = 1.6
@@ -40,13 +43,14 @@ const correctionAtMost = Math.log(50)
 export function createCalibration(): Calibration {
   const corrections = new Map<string, Correction>()
 
-  /** A depth that was never seen is like the next shallower one. */
+  /** A depth that was never seen is like the next shallower one of its kind. */
   function nearest({ kind, start, depth }: EtaFacts): Correction {
-    for (let level = levelOf(depth); level >= 0; level--) {
+    const least = levelOf(depth) < longQueueLevel ? 0 : longQueueLevel
+    for (let level = levelOf(depth); level >= least; level--) {
       const found = corrections.get(`${kind}/${start}/${level}`)
       if (found !== undefined) return found
     }
-    return { median: 0, high: 0, count: 0 }
+    return levelOf(depth) < longQueueLevel ? { median: 0, high: 0, count: 0 } : { ...ofLongQueue }
   }
 
   function own(facts: EtaFacts): Correction {
@@ -66,19 +70,32 @@ export function createCalibration(): Calibration {
       if (!(tookS > 0) || !(raw.p50 > 0) || !(raw.p90 > 0)) return
       const correction = own(facts)
       correction.count++
-      const gain = gainFactor * Math.max(gainAtLeast, gainAtFirst / Math.sqrt(correction.count))
+      // Those of one long queue were all promised before any of them had ended, and err alike.
+      const alike = Math.max(1, facts.depth / 8)
+      const gain = (gainFactor * Math.max(gainAtLeast, gainAtFirst / Math.sqrt(correction.count))) / alike
       correction.median = moved(correction.median, 0.5, gain, tookS / raw.p50)
       correction.high = moved(correction.high, 0.9, gain, tookS / raw.p90)
     },
     snapshot: () => ({ version: 1, corrections: [...corrections] }),
     restore(kept) {
-      const snapshot = kept as { version?: unknown; corrections?: [string, Correction][] } | null
+      const snapshot = kept as { version?: unknown; corrections?: unknown } | null
       if (snapshot?.version !== 1 || !Array.isArray(snapshot.corrections)) return
-      for (const [key, { median, high, count }] of snapshot.corrections) {
-        if ([median, high, count].every(Number.isFinite)) corrections.set(key, { median, high, count })
+      for (const entry of snapshot.corrections.filter(Array.isArray)) {
+        const [key, correction] = entry as [unknown, unknown]
+        if (typeof key === 'string' && isCorrection(correction)) corrections.set(key, { ...correction })
       }
     }
   }
+}
+
+// Services differ from each other by so much of their mean, and the speed of a queue from what is known of it.
+const serviceSpread = 0.8
+const speedSpread = 0.5
+const ninetieth = 1.28
+
+/** What a wait behind others adds to a long answer: their lengths are not known either, but the errors of many even out. */
+export function waitSpread(waitS: number, ahead: number): number {
+  return waitS * ninetieth * Math.sqrt(serviceSpread ** 2 / Math.max(1, ahead) + speedSpread ** 2)
 }
 
 /** One step towards the quantile `share` of ln(actual / raw). */
@@ -86,6 +103,12 @@ function moved(before: number, share: number, gain: number, ratio: number): numb
   const error = Math.log(Math.min(ratioAtMost, Math.max(1 / ratioAtMost, ratio)))
   const next = before + gain * (error > before ? share : share - 1)
   return Math.max(-correctionAtMost, Math.min(correctionAtMost, next))
+}
+
+function isCorrection(kept: unknown): kept is Correction {
+  const { median, high, count } = (kept ?? {}) as Partial<Correction>
+  const isBounded = (value: unknown): boolean => typeof value === 'number' && Math.abs(value) <= correctionAtMost
+  return isBounded(median) && isBounded(high) && Number.isFinite(count) && Number(count) >= 0
 }
 
 function levelOf(depth: number): number {

@@ -15,7 +15,7 @@ export const knobs: Readonly<Record<Knob['route'], Knob>> = {
 // A price that nobody knows counts as that of a dear model, dollars a token: it is asked last, and never taken for free.
 const unknownPrice = { inputUsd: 1e-5, outputUsd: 5e-5 }
 // Everyone behind waits as long as this runs; but of a long queue most will go elsewhere.
-const waitingCounted = 6
+const waitingCounted = 8
 // A call that fails is found out after about so long, and made again.
 const failureS = 3
 
@@ -124,7 +124,7 @@ function rentedEstimate(work: Work, option: Option, pace: Extract<Pace, { kind: 
 }
 
 function dollars(
-  { inputUsd, cachedUsd, outputUsd }: Extract<Pace, { kind: 'rented' }>,
+  { inputUsd, cachedUsd, outputUsd, callUsd = 0 }: Extract<Pace, { kind: 'rented' }>,
   promptTokens: number,
   cachedTokens: number
 ): { readonly isKnown: boolean; of(tokens: number): number } {
@@ -132,7 +132,7 @@ function dollars(
   const input = inputUsd ?? unknownPrice.inputUsd
   const output = outputUsd ?? unknownPrice.outputUsd
   const cached = Math.min(cachedTokens, promptTokens)
-  const promptUsd = (promptTokens - cached) * input + cached * (cachedUsd ?? input)
+  const promptUsd = callUsd + (promptTokens - cached) * input + cached * (cachedUsd ?? input)
   return { isKnown, of: tokens => promptUsd + tokens * output }
 }
 
@@ -146,6 +146,26 @@ function late({ leftS, lengths }: Work, beforeS: number, tokenS: number): number
 /** Attention grows with the context. */
 function withContext(tokens: number): number {
   return 1 + tokens / contextDoublesAt
+}
+
+// Before that nothing can be said of how fast it goes.
+const judgedAfterS = 3
+const slowFrom = 2
+
+/**
+ * How many times as long a call has taken for what it has given so far; 1 unless that is twice as long. What stalls or became slow is
+ * known by this before its answer is over.
+ */
+export function slowness(
+  call: { readonly promptTokens: number; readonly cachedTokens: number; readonly ranS: number; readonly streamed: number },
+  pace: { readonly tauS: number; readonly betaS: number; readonly promptS: number },
+  concurrency: number
+): number {
+  if (call.ranS < judgedAfterS) return 1
+  const promptS = Math.max(0, call.promptTokens - call.cachedTokens) * pace.promptS * concurrency
+  const answerS = call.streamed * (pace.tauS + pace.betaS * (concurrency - 1)) * withContext(call.promptTokens + call.streamed / 2)
+  const ratio = call.ranS / Math.max(judgedAfterS / slowFrom, promptS + answerS)
+  return ratio >= slowFrom ? ratio : 1
 }
 
 /** How long a call that runs here goes on. `ranS`: since it began; `streamed`: tokens it has given. */

@@ -17,6 +17,7 @@ export interface LengthModel {
   of(source: string, model: string, maxTokens: number | null): Lengths
   /** `isCut`: it would have gone on (its bound, or a client that left). */
   observe(source: string, model: string, answer: { readonly tokens: number; readonly isCut: boolean }): void
+  /** Of the 500 sources, and sources with a model, that were used last. */
   snapshot(): LengthSnapshot
   restore(kept: unknown): void
 }
@@ -36,7 +37,11 @@ const logRatio = Math.log(ratio)
 const generalWeight = 8
 // An observation counts half after 346 others.
 const decay = 0.998
+// However many there were, they count as no more than this together; but for rounding.
+const totalAtMost = 1.01 / (1 - decay)
 const keptAtMost = 10_000
+// Of these, the ones used last are worth keeping over a restart.
+const storedAtMost = 500
 
 /** Lower edge of each bucket, and the end. */
 const edges = Float64Array.from({ length: bucketCount + 1 }, (_, at) => ratio ** at)
@@ -81,11 +86,11 @@ export function createLengthModel(): LengthModel {
   }
 
   function restore(kept: unknown): void {
-    const snapshot = kept as LengthSnapshot | null
+    const snapshot = kept as LengthSnapshot | null | undefined
     if (snapshot?.version !== 1 || !isCounts(snapshot.all)) return
     fill(all, snapshot.all)
-    for (const [name, counts] of snapshot.sources) if (isCounts(counts)) sources.set(name, fill(emptyCounts(), counts))
-    for (const [name, counts] of snapshot.pairs) if (isCounts(counts)) pairs.set(name, fill(emptyCounts(), counts))
+    for (const [name, counts] of stored(snapshot.sources)) sources.set(name, fill(emptyCounts(), counts))
+    for (const [name, counts] of stored(snapshot.pairs)) pairs.set(name, fill(emptyCounts(), counts))
     version++
   }
 
@@ -100,9 +105,9 @@ export function createLengthModel(): LengthModel {
     },
     snapshot: () => ({
       version: 1,
-      all: [...all.shares],
-      sources: [...sources.entries()].map(([name, { shares }]) => [name, [...shares]] as const),
-      pairs: [...pairs.entries()].map(([name, { shares }]) => [name, [...shares]] as const)
+      all: rounded(all),
+      sources: lastUsed(sources),
+      pairs: lastUsed(pairs)
     }),
     restore
   }
@@ -119,7 +124,8 @@ export function knownLength(tokens: number): Lengths {
 }
 
 function lengthsOf(shares: Float64Array, maxTokens: number | null): Lengths {
-  const bound = Math.max(1, maxTokens ?? longest)
+  // A bound beyond all lengths is none: the share of the longest would be taken to go up to it.
+  const bound = Math.max(1, Math.min(longest, maxTokens ?? longest))
   const last = bucketOf(bound)
   let below = 0
   let mean = 0
@@ -222,8 +228,31 @@ function fill(counts: Counts, values: readonly number[]): Counts {
   return counts
 }
 
+/** The one used last first, as the cache tells them. */
+function lastUsed(of: LRUCache<string, Counts>): LengthSnapshot['pairs'] {
+  return [...of.entries()].slice(0, storedAtMost).map(([name, counts]) => [name, rounded(counts)] as const)
+}
+
+/** Four digits say all there is to say, and take a third of the room. */
+function rounded({ shares }: Counts): number[] {
+  return Array.from(shares, value => Number(value.toPrecision(4)))
+}
+
+/** Entries that can be used, the one used last last. */
+function stored(entries: unknown): readonly (readonly [string, readonly number[]])[] {
+  if (!Array.isArray(entries)) return []
+  return entries
+    .slice(0, storedAtMost)
+    .filter(entry => Array.isArray(entry) && typeof entry[0] === 'string' && isCounts(entry[1]))
+    .toReversed()
+}
+
 function isCounts(values: unknown): values is readonly number[] {
-  return Array.isArray(values) && values.length === bucketCount && values.every(value => Number.isFinite(value) && value >= 0)
+  return (
+    Array.isArray(values) &&
+    values.length === bucketCount &&
+    values.every(value => Number.isFinite(value) && value >= 0 && value <= totalAtMost)
+  )
 }
 
 function priorShares(): Float64Array {

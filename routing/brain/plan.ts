@@ -2,7 +2,7 @@
 // A list schedule with late binding: only what can begin now is begun; everything else is planned anew at the next change.
 
 import { estimate, type Queue } from './estimate.ts'
-import type { Estimate, Option, Site, Work } from './types.ts'
+import type { Estimate, Option, OwnSite, Site, Work } from './types.ts'
 
 export interface Planned {
   readonly work: Work
@@ -91,13 +91,18 @@ function chosen(estimates: Estimate[], random: () => number): Estimate | null {
   return best as Estimate
 }
 
+/** When each place will be free, soonest first. */
+export function freeAt({ slots, busyS }: OwnSite): number[] {
+  const idle = Math.max(0, slots - busyS.length)
+  // More may run than there are places for now: those that end first free none.
+  return [...Array<number>(idle).fill(0), ...busyS.toSorted((one, other) => one - other)].slice(-slots)
+}
+
 function queueOf(site: Site): SiteQueue {
   const own = site.own
   if (own === null) return { freeS: [], loaderFreeS: 0, readyS: new Map(), ahead: 0, waitingEach: 0 }
-  const idle = Math.max(0, own.slots - own.busyS.length)
   return {
-    // More may run than there are places for now: those that end first free none.
-    freeS: [...Array<number>(idle).fill(0), ...own.busyS.toSorted((one, other) => one - other)].slice(-own.slots),
+    freeS: freeAt(own),
     loaderFreeS: own.loading?.leftS ?? 0,
     readyS: new Map(own.loading === null ? [] : [[own.loading.model, own.loading.leftS]]),
     ahead: 0,

@@ -45,16 +45,21 @@ const usualGb = 5
 // Four bits a weight, and what is around them.
 const gbPerBillion = 0.6
 const watts = { gpu: 150, apple: 60 }
+// Free electricity (0 watts) says nothing of the speed.
+const usualWatts = 150
+// Smaller than any: Ollama lists models that run elsewhere with some hundred bytes.
+const leastGb = 0.01
 
 /** Of an own machine, by a roofline: each token reads all weights once. */
 export function priorPace(machine: MachineFacts, model: ModelFacts): Extract<Pace, { kind: 'own' }> {
   const named = machine.gpu === null ? undefined : machines.find(([name]) => name.test(machine.gpu as string))
-  const bandwidth = named?.[1] ?? perWatt.bandwidth * machine.watts
-  const tflops = named?.[2] ?? perWatt.tflops * machine.watts
-  const gb = model.gb ?? (model.paramsB === null ? usualGb : model.paramsB * gbPerBillion)
-  const billions = model.paramsB ?? gb / gbPerBillion
+  const power = machine.watts > 0 ? machine.watts : usualWatts
+  const bandwidth = named?.[1] ?? perWatt.bandwidth * power
+  const tflops = named?.[2] ?? perWatt.tflops * power
+  const gb = [model.gb ?? 0, (model.paramsB ?? 0) * gbPerBillion].find(size => size >= leastGb) ?? usualGb
+  const billions = model.paramsB || gb / gbPerBillion
   const tauS = (gb * 1.1) / Math.max(1, bandwidth) / reached.bandwidth
-  const share = machine.watts >= watts.gpu ? 0.45 : machine.watts >= watts.apple ? 0.8 : 0.95
+  const share = power >= watts.gpu ? 0.45 : power >= watts.apple ? 0.8 : 0.95
   return {
     kind: 'own',
     tauS,
@@ -65,6 +70,8 @@ export function priorPace(machine: MachineFacts, model: ModelFacts): Extract<Pac
   }
 }
 
+// What was seen so long ago counts half.
+const halfLifeS = 600
 // A slow figure nobody has seen confirmed for a while is believed less and less.
 const believedForS = 30
 const doubtS = 120
@@ -72,7 +79,7 @@ const doubtS = 120
 /** What is known, in place of what is only expected. `nowMs`: by the same clock as the profile. */
 export function learnedPace(prior: Extract<Pace, { kind: 'own' }>, profile: Profile | null, nowMs: number): Extract<Pace, { kind: 'own' }> {
   if (profile === null) return prior
-  const { answer, promptSPerToken, loadS, usualTauS, atMs } = profile
+  const { answer, promptSPerToken, loadS, usualTauS, samples, atMs } = profile
   const slowing = answer === null ? 1 : answer.tauS / (usualTauS ?? answer.tauS)
   const ageS = Math.max(0, nowMs - atMs) / 1_000
   const ease = slowing <= 1 || ageS <= believedForS ? 1 : (1 + (slowing - 1) * Math.exp(-(ageS - believedForS) / doubtS)) / slowing
@@ -82,6 +89,12 @@ export function learnedPace(prior: Extract<Pace, { kind: 'own' }>, profile: Prof
     betaS: answer === null ? prior.betaS : answer.betaS * ease,
     promptS: promptSPerToken ?? prior.promptS,
     loadS: loadS ?? prior.loadS,
-    gb: prior.gb
+    gb: prior.gb,
+    samples: samples.answers * 0.5 ** (ageS / halfLifeS)
   }
+}
+
+/** The same machine while it is so many times as slow. */
+export function slower(pace: Extract<Pace, { kind: 'own' }>, times: number): Extract<Pace, { kind: 'own' }> {
+  return times === 1 ? pace : { ...pace, tauS: pace.tauS * times, betaS: pace.betaS * times, promptS: pace.promptS * times }
 }

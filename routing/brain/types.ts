@@ -59,6 +59,8 @@ export type Pace =
       readonly loadS: number
       /** In memory when loaded; null = unknown. */
       readonly gb: number | null
+      /** Answers it is known from, as far as they still count; absent = none. */
+      readonly samples?: number
     }
   | {
       readonly kind: 'rented'
@@ -69,6 +71,10 @@ export type Pace =
       readonly inputUsd: number | null
       readonly cachedUsd: number | null
       readonly outputUsd: number | null
+      /** For the call itself, whatever its length; absent = nothing. */
+      readonly callUsd?: number
+      /** Answers it is known from; absent = none. */
+      readonly samples?: number
       /** Until the provider takes one more call, after so many others. */
       waitS(ahead: number): number
     }
@@ -85,7 +91,7 @@ export interface OwnSite {
   readonly usdPerS: number
   /** When each of the calls that run there will be over, from now. */
   readonly busyS: readonly number[]
-  readonly loaded: ReadonlySet<string>
+  readonly loaded: Loaded
   readonly loading: { readonly model: string; readonly leftS: number } | null
   /** False: a load there has not ended for long; nothing is loaded there for now. */
   readonly mayLoad: boolean
@@ -93,6 +99,11 @@ export interface OwnSite {
   victimsFor(model: string, gb: number | null): readonly string[] | null
   /** Dollars of delay for others, if this model were thrown out. */
   evictionUsd(model: string): number
+}
+
+/** The models in a machine's memory. */
+export interface Loaded extends Iterable<string> {
+  has(model: string): boolean
 }
 
 /** What one option would come to. */

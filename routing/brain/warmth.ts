@@ -3,7 +3,7 @@
 
 import { LRUCache } from 'lru-cache'
 import { estimate, type Queue } from './estimate.ts'
-import type { Planned } from './plan.ts'
+import { freeAt, type Planned } from './plan.ts'
 import type { Estimate, Knob, Option, OwnSite, Work } from './types.ts'
 
 export interface Warmth {
@@ -80,11 +80,19 @@ export function createWarmth(): Warmth {
     },
     snapshot: () => ({ version: 1, values: [...values.entries()] }),
     restore(kept) {
-      const snapshot = kept as { version?: unknown; values?: [string, { usd: number; atS: number }][] } | null
-      if (snapshot?.version !== 1) return
-      for (const [key, { usd, atS }] of snapshot.values ?? []) if (usd >= 0 && Number.isFinite(atS)) values.set(key, { usd, atS })
+      const snapshot = kept as { version?: unknown; values?: unknown } | null
+      if (snapshot?.version !== 1 || !Array.isArray(snapshot.values)) return
+      for (const entry of snapshot.values.filter(Array.isArray)) {
+        const [key, worth] = entry as [unknown, unknown]
+        if (typeof key === 'string' && isWorth(worth)) values.set(key, { usd: worth.usd, atS: worth.atS })
+      }
     }
   }
+}
+
+function isWorth(kept: unknown): kept is { readonly usd: number; readonly atS: number } {
+  const { usd, atS } = (kept ?? {}) as { usd?: unknown; atS?: unknown }
+  return typeof usd === 'number' && Number.isFinite(usd) && usd >= 0 && Number.isFinite(atS)
 }
 
 /** Models to throw out, those of least worth first, until there is room; null when there would not be. */
@@ -105,10 +113,8 @@ export function victimsAmong(
 }
 
 function asIfLoaded(work: Work, option: Option, site: OwnSite): Estimate | null {
-  const loaded: Option = { ...option, site: { ...option.site, own: { ...site, loaded: new Set([...site.loaded, option.model]) } } }
-  const idle = Math.max(0, site.slots - site.busyS.length)
-  const freeS = [...Array<number>(idle).fill(0), ...site.busyS.toSorted((one, other) => one - other)].slice(-site.slots)
-  const queue: Queue = { freeS, loaderFreeS: 0, readyS: new Map(), ahead: 0, waitingEach: 0 }
+  const loaded: Option = { ...option, site: { ...option.site, own: { ...site, loaded: new Set([option.model]) } } }
+  const queue: Queue = { freeS: freeAt(site), loaderFreeS: 0, readyS: new Map(), ahead: 0, waitingEach: 0 }
   return estimate(work, loaded, queue)
 }
 

@@ -1,7 +1,10 @@
 // Answers of compatible servers that are no streams.
 
 import t from 'tap'
-import { begin, type Changes, codeOf, failureOf, type Heard, json, long, passed, sse, up } from './compatible.ts'
+import { compatibleBody } from '../../adapters/shared/dialect.ts'
+import { passedOn } from '../../routing/preference.ts'
+import type { Attempt } from '../../routing/types.ts'
+import { attemptFor, begin, type Changes, codeOf, failureOf, type Heard, json, long, passed, sse, up } from './compatible.ts'
 import { chunk, completion, counted, done, routerUsage, spoken } from './compatible-events.ts'
 
 function answer(
@@ -94,4 +97,22 @@ t.test('a status says more than the way its body ends', async t => {
     await silent.ended
     t.equal(codeOf(silent.end), 'upstream_denied')
   }
+})
+
+t.test('fields about providers were seen to here: only OpenRouter gets them, without the names of this house', async t => {
+  const body = { models: ['b'], provider: { only: ['rtx', 'azure'], zdr: true }, seed: 1 }
+  const sent = (upstream: object, change: (request: Attempt['request']) => Attempt['request'] = request => request): unknown => {
+    const attempt = attemptFor({ body, stream: false, upstream })
+    return JSON.parse(compatibleBody({ ...attempt, request: change(attempt.request) }, false).toString())
+  }
+  const plain = { model: 'm', messages: [{ role: 'user', content: 'hello' }], seed: 1 }
+  t.same(sent({}), plain)
+  const router = { adapter: 'openrouter' }
+  t.same(sent(router), { ...plain, provider: body.provider }, 'as it came')
+  const named = (house: string[]) => (request: Attempt['request']) => ({
+    ...request,
+    preference: passedOn(request.preference as NonNullable<typeof request.preference>, new Set(house))
+  })
+  t.same(sent(router, named(['rtx'])), { ...plain, provider: { only: ['azure'], zdr: true } })
+  t.same(sent(router, named(['rtx', 'azure'])), { ...plain, provider: { zdr: true } })
 })

@@ -40,10 +40,12 @@ const unknown: Json = {
   verbosity: 'low',
   web_search_options: {},
   moderation: { model: 'm' },
-  parallel_tool_calls: true,
-  provider: { order: ['a'] }
+  parallel_tool_calls: true
 }
 const heard: Json = {
+  // Seen to by the gateway.
+  models: ['a'],
+  provider: { order: ['a'] },
   stream: true,
   stream_options: { include_usage: true },
   max_tokens: 5,

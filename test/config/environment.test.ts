@@ -37,6 +37,7 @@ t.test('with nothing set, every setting has its default', async t => {
     deviceMaxConcurrency: null,
     role: 'all',
     jobRetentionDays: 30,
+    routeRetentionDays: 7,
     webhooks: { secret: null, allow: [] },
     discovery: { everySeconds: 0, tailscaleBin: null, ollamaPorts: [11_434], ranges: null, approve: { tags: [], names: [] } },
     modelSync: { onStartup: true, everyHours: 24, top: 100, maxUsdPer1m: 10 },
@@ -86,6 +87,7 @@ t.test('a good variable becomes its setting', async t => {
     [{ LLM_MCP_ROLE: 'gateway' }, { role: 'gateway' }],
     [{ LLM_MCP_ROLE: 'planner', WORKERS: '1' }, { role: 'planner' }],
     [{ JOB_RETENTION_DAYS: '1' }, { jobRetentionDays: 1 }],
+    [{ ROUTE_RETENTION_DAYS: '30' }, { routeRetentionDays: 30 }],
     [{ JOB_RETENTION_DAYS: '' }, { jobRetentionDays: 30 }],
     [
       { OPENROUTER_SYNC_ON_STARTUP: '0', OPENROUTER_SYNC_INTERVAL: '0.5', OPENROUTER_SYNC_TOP: '5', OPENROUTER_MAX_PRICE_PER_1M: '0' },
@@ -158,6 +160,7 @@ t.test('a bad variable is named, with what was expected and what it holds', asyn
     [{ DISCOVERY_INTERVAL: '-1' }, 'DISCOVERY_INTERVAL must be an integer from 0 to 86400, got "-1"'],
     [{ OPENROUTER_SYNC_ON_STARTUP: 'yes' }, 'OPENROUTER_SYNC_ON_STARTUP must be an integer from 0 to 1, got "yes"'],
     [{ OPENROUTER_SYNC_TOP: '0' }, 'OPENROUTER_SYNC_TOP must be an integer from 1 to 5000, got "0"'],
+    [{ ROUTE_RETENTION_DAYS: '0' }, 'ROUTE_RETENTION_DAYS must be an integer from 1 to 36500, got "0"'],
     [{ JOB_RETENTION_DAYS: '0.5' }, /^JOB_RETENTION_DAYS must be an integer/],
     [{ LLM_MCP_WEBHOOK_SECRT: 'hunter2' }, 'LLM_MCP_WEBHOOK_SECRT is not a setting, did you mean LLM_MCP_WEBHOOK_SECRET?'],
     [{ TELEMETRY_CHECK_INTERVAL: '0' }, 'TELEMETRY_CHECK_INTERVAL must be an integer from 5 to 3600, got "0"'],

@@ -57,6 +57,7 @@ t.test('.env.example holds every setting, each with a value that is accepted', a
     'OPENROUTER_UPSTREAM_URL',
     'OTEL_EXPORTER_OTLP_ENDPOINT',
     'PORT',
+    'ROUTE_RETENTION_DAYS',
     'TAILSCALE_BIN',
     'TELEGRAM_BOT_TOKEN',
     'TELEGRAM_CHAT_ID',

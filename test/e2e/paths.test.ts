@@ -262,8 +262,8 @@ async function traces(): Promise<{ keys: number; revoked: number; costs: number;
 
 t.test('the requests of this file are good ones, when they have the right key and no trick', async t => {
   for (const route of routes) {
-    // There is no such key, no such job, machine or benchmark; and what measures a model goes on after its answer.
-    if (route.method === 'DELETE' || /^.v1.(jobs|devices).:id|^.v1.benchmarks/.test(route.url)) continue
+    // There is no such key, no such job, machine, route or benchmark; and what measures a model goes on after its answer.
+    if (route.method === 'DELETE' || /^.v1.(jobs|devices|routes).:id|^.v1.benchmarks/.test(route.url)) continue
     const { status } = await send(bytesOf(route, { name: 'none' }, adminKey))
     // A passed-through path that the fake provider does not have is a 502; a chat request is no good /completions.
     t.notOk([0, 401, 403, 404, 405].includes(status), `${nameOf(route)}: ${status}`)

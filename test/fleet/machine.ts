@@ -38,6 +38,8 @@ export interface Fault {
   readonly versionMs?: number
   /** All speeds are divided by this. */
   readonly throttle?: number
+  /** The load of this model never ends; null = it does. */
+  readonly stuckLoad?: string | null
 }
 
 export interface Bill {
@@ -47,6 +49,13 @@ export interface Bill {
   readonly loads: number
   /** Addresses and ports that asked for the version, each once. */
   readonly probers: readonly string[]
+  /** What it was told without a prompt, in order: `load a`, `unload b`. */
+  readonly commands: readonly string[]
+  /** Models that were to leave while they answered. */
+  readonly unloadedInUse: readonly string[]
+  /** Different models that were to be loaded at once. */
+  readonly mostLoadsAtOnce: number
+  readonly loaded: readonly string[]
 }
 
 const spec = JSON.parse(process.argv[2] ?? '{}') as MachineSpec
@@ -60,6 +69,12 @@ let mostAtOnce = 0
 let loads = 0
 let loading: Promise<void> = Promise.resolve()
 const waiting: (() => void)[] = []
+const commands: string[] = []
+const unloadedInUse: string[] = []
+/** One for each call whose client is still there. */
+const answering = new Set<{ readonly name: string }>()
+const loadingNow = new Map<string, number>()
+let mostLoadsAtOnce = 0
 
 const server = createServer((request, response) => {
   void read(request)
@@ -82,7 +97,19 @@ function listen(): void {
 
 async function answer(request: IncomingMessage, response: ServerResponse, body: Record<string, unknown>): Promise<void> {
   const path = request.url ?? ''
-  if (path === '/_bill') return json(response, { prompts, mostAtOnce, loads, probers: [...probers.keys()] } satisfies Bill)
+  if (path === '/_bill') {
+    const bill: Bill = {
+      prompts,
+      mostAtOnce,
+      loads,
+      probers: [...probers.keys()],
+      commands,
+      unloadedInUse,
+      mostLoadsAtOnce,
+      loaded: [...loaded]
+    }
+    return json(response, bill)
+  }
   if (path === '/_fault') {
     fault = { ...fault, ...body }
     return json(response, fault)
@@ -94,18 +121,31 @@ async function answer(request: IncomingMessage, response: ServerResponse, body: 
     return json(response, { version: spec.version ?? '0.32.7' })
   }
   if (path === '/api/tags') return json(response, { models: spec.models.map(tagOf) })
-  if (path === '/api/ps') return json(response, { models: spec.models.filter(({ name }) => loaded.has(name)).map(psOf) })
+  if (path === '/api/ps') return json(response, { models: spec.models.filter(isListed).map(psOf) })
   const model = models.get(String(body['model']))
   if (model === undefined) return json(response, { error: `model '${String(body['model'])}' not found` }, 404)
   if (path === '/api/show') return json(response, showOf(model))
-  if (path === '/api/generate' && body['keep_alive'] === 0 && body['prompt'] === undefined) {
-    loaded.delete(model.name)
-    return json(response, { model: model.name, response: '', done: true, done_reason: 'unload' })
-  }
+  if (path === '/api/generate' && body['prompt'] === undefined) return command(model, body, response)
   if (path === '/api/embed')
     return json(response, { model: model.name, embeddings: [[0.6, 0.8]], total_duration: 1e6, prompt_eval_count: 3 })
   if (path === '/api/chat' || path === '/api/generate') return generate(path, model, body, response)
   json(response, { error: 'not found' }, 404)
+}
+
+/** Ollama lists also what it is loading. */
+function isListed({ name }: ModelSpec): boolean {
+  return loaded.has(name) || loadingNow.has(name)
+}
+
+async function command(model: ModelSpec, body: Record<string, unknown>, response: ServerResponse): Promise<void> {
+  const isUnload = body['keep_alive'] === 0
+  commands.push(`${isUnload ? 'unload' : 'load'} ${model.name}`)
+  if (!isUnload) await load(model)
+  else {
+    if ([...answering].some(({ name }) => name === model.name)) unloadedInUse.push(model.name)
+    loaded.delete(model.name)
+  }
+  json(response, { model: model.name, response: '', done: true, done_reason: isUnload ? 'unload' : 'load' })
 }
 
 async function generate(path: string, model: ModelSpec, body: Record<string, unknown>, response: ServerResponse): Promise<void> {
@@ -117,6 +157,9 @@ async function generate(path: string, model: ModelSpec, body: Record<string, unk
   })
   if (running >= spec.slots) await new Promise<void>(resolve => waiting.push(resolve))
   running++
+  const here = { name: model.name }
+  if (!isGone) answering.add(here)
+  response.on('close', () => answering.delete(here))
   mostAtOnce = Math.max(mostAtOnce, running)
   try {
     const loadMs = loaded.has(model.name) ? 0 : await load(model)
@@ -150,6 +193,7 @@ async function generate(path: string, model: ModelSpec, body: Record<string, unk
     response.end(`${JSON.stringify({ ...head, ...piece(''), ...counters })}\n`)
   } finally {
     running--
+    answering.delete(here)
     waiting.shift()?.()
   }
 }
@@ -157,14 +201,21 @@ async function generate(path: string, model: ModelSpec, body: Record<string, unk
 /** One at a time, as Ollama does. Returns how long it took. */
 async function load(model: ModelSpec): Promise<number> {
   const beganAt = performance.now()
+  if (loaded.has(model.name)) return 0
   const before = loading
+  loadingNow.set(model.name, (loadingNow.get(model.name) ?? 0) + 1)
+  mostLoadsAtOnce = Math.max(mostLoadsAtOnce, loadingNow.size)
   loading = before.then(async () => {
     if (loaded.has(model.name)) return
     loads++
     await delay(model.loadMs * factor())
+    while (fault.stuckLoad === model.name) await delay(20)
     loaded.add(model.name)
   })
   await loading
+  const others = (loadingNow.get(model.name) ?? 1) - 1
+  if (others === 0) loadingNow.delete(model.name)
+  else loadingNow.set(model.name, others)
   return performance.now() - beganAt
 }
 

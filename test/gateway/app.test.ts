@@ -55,6 +55,7 @@ async function listening(t: Test, dispatch: Dispatch): Promise<{ gateway: Gatewa
       weightOf: async () => null
     },
     costs: { summary: never },
+    routes: { preview: never as never, find: never },
     snapshot: never,
     benchmarks: { submit: never, find: never, list: never },
     fleet: { list: never, find: never, patch: never, view: () => ({ used: null }), discover: never, lastDiscovery: never, check: never },

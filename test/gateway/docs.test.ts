@@ -36,6 +36,8 @@ const routes: readonly Route[] = [
     ...['/models', '/models/*'].flatMap(url => ['GET', 'HEAD'].map(method => ({ method, url: `${prefix}${url}` }))),
     ...passthrough.flatMap(name => [`/${name}`, `/${name}/*`]).map(url => ({ method: 'POST', url: `${prefix}${url}` }))
   ]),
+  ...['/v1/route', '/route'].map(url => ({ method: 'POST', url })),
+  { method: 'GET', url: '/v1/routes/:id' },
   { method: 'POST', url: '/v1/jobs' },
   ...['/v1/jobs', '/v1/jobs/:id'].flatMap(url => ['GET', 'HEAD'].map(method => ({ method, url }))),
   ...['cancel', 'retry', 'webhook'].map(name => ({ method: 'POST', url: `/v1/jobs/:id/${name}` })),
@@ -88,6 +90,8 @@ t.test('every route is there once, as its /v1 self, and each is described', asyn
       'GET /v1/models',
       'GET /v1/models/{model}',
       ...passthrough.flatMap(name => [`POST /v1/${name}`, `POST /v1/${name}/{rest}`]),
+      'POST /v1/route',
+      'GET /v1/routes/{id}',
       'POST /v1/jobs',
       'GET /v1/jobs',
       'GET /v1/jobs/{id}',
@@ -269,6 +273,7 @@ t.test('every request in the examples is one we take', async t => {
   const knobs = { requestId: 'id', localOnly: false }
   const bytes = (body: Json): Buffer => Buffer.from(JSON.stringify(body))
   for (const body of bodies('POST /v1/chat/completions')) t.doesNotThrow(() => readChatRequest(bytes(body), knobs))
+  for (const body of bodies('POST /v1/route')) t.doesNotThrow(() => readChatRequest(bytes(body), knobs))
   for (const body of bodies('POST /v1/completions')) await t.resolves(readCompletionRequest(bytes(body), knobs))
   for (const body of bodies('POST /v1/embeddings')) await t.resolves(readEmbeddingRequest(bytes(body), knobs))
   for (const body of bodies('POST /v1/responses')) t.doesNotThrow(() => readResponsesRequest(body))

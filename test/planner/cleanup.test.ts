@@ -13,7 +13,7 @@ const daysAgo = (days: number) => new Date(Date.now() - days * dayMs)
 const whole = new AbortController().signal
 
 function clean(rows: Rows, more: { readonly batch?: { rows: number; pauseMs: number } } = {}, signal = whole): Promise<string> {
-  return cleanUp({ pool: rows.pool, retentionDays: 30, ...more }, signal)
+  return cleanUp({ pool: rows.pool, retentionDays: 30, routeDays: 7, ...more }, signal)
 }
 
 t.test('jobs that ended before the retention are deleted with their attempts, in batches; what they cost stays', async t => {
@@ -31,7 +31,7 @@ t.test('jobs that ended before the retention are deleted with their attempts, in
      values (gen_random_uuid(), gen_random_uuid(), $1, 'me', 'p', 'm', 'ok', 1, 1, 0, 0, 5, 'config', false, 1, now(), now())`,
     [old[0]]
   )
-  t.equal(await clean(rows, { batch: { rows: 3, pauseMs: 1 } }), '7 jobs, 0 sources, 0 discovery runs and 0 benchmarks forgotten')
+  t.equal(await clean(rows, { batch: { rows: 3, pauseMs: 1 } }), '7 jobs, 0 routes, 0 sources, 0 discovery runs and 0 benchmarks forgotten')
   const { rows: left } = await rows.pool.query('select id from jobs order by id')
   t.same(
     left.map(({ id }) => id),
@@ -88,7 +88,7 @@ t.test('a source that sent nothing for 30 days is forgotten, unless it still wai
 })
 
 t.test(
-  'what was found and measured is forgotten: looks after 30 days but never the last, benchmarks after 90, readings after 7',
+  'what was found, measured and decided is forgotten: looks after 30 days but never the last, benchmarks after 90, readings and routes after 7',
   async t => {
     const { pool, ...rows } = await createRows(t)
     const run = (days: number) =>
@@ -110,10 +110,18 @@ t.test(
       daysAgo(7.1),
       daysAgo(6.9)
     ])
-    t.equal(await clean({ ...rows, pool }), '0 jobs, 0 sources, 2 discovery runs and 1 benchmarks forgotten')
+    const route = (days: number) =>
+      pool.query(`insert into routes (id, at, source, model, record) values (gen_random_uuid(), $1, 's', $2, '{}')`, [
+        daysAgo(days),
+        `m${days}`
+      ])
+    await route(7.1)
+    await route(6.9)
+    t.equal(await clean({ ...rows, pool }), '0 jobs, 1 routes, 0 sources, 2 discovery runs and 1 benchmarks forgotten')
     t.match((await pool.query('select started_at from discovery_runs')).rows, [{ started_at: Date }])
     t.same((await pool.query('select model from benchmarks order by model')).rows, [{ model: 'open' }, { model: 'young' }])
     t.same((await pool.query('select cpu_percent from device_metrics')).rows, [{ cpu_percent: 2 }])
+    t.same((await pool.query('select model from routes')).rows, [{ model: 'm6.9' }])
     await run(1)
     t.match(await clean({ ...rows, pool }), / 1 discovery runs/)
   }

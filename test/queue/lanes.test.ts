@@ -25,7 +25,9 @@ t.test('a lane says its class, and what can run it', async t => {
     [2, asked({ needs: ['vision', 'tools'] }), '2/chat/any;tools;vision/m'],
     [2, asked({ longest: tokens(8_192) }), '2/chat/any/m'],
     [2, asked({ longest: tokens(8_193) }), '2/chat/any;16k/m'],
-    [2, asked({ longest: tokens(100_000), localOnly: true }), '2/chat/own;128k/m']
+    [2, asked({ longest: tokens(100_000), localOnly: true }), '2/chat/own;128k/m'],
+    [2, asked({ fallbacks: ['b', 'm:latest', 'a/b'] }), '2/chat/any/m\tb\ta/b'],
+    [2, asked({ maxUsd: 0.5 }), '2/chat/any;key-capped/m']
   ]
   for (const [jobClass, request, lane] of table) {
     t.equal(laneOf(jobClass, request, anything), lane)
@@ -80,4 +82,13 @@ t.test('a new catalog is seen at once', async t => {
   t.equal(reach('2/chat/any/m'), reach('2/chat/any/m'), 'and an old one is asked once')
   catalog = catalogOf([target('attic', 'm')])
   t.same([...reach('2/chat/any/m').devices], ['attic-box'])
+})
+
+t.test('who is choosy about providers waits apart, and a list reaches the machines of all its models', async t => {
+  const preference = { given: { only: ['a'] } } as never
+  const choosy = laneOf(2, asked({ preference }), anything)
+  t.match(choosy, /^2\/chat\/any;key-wish-[\w-]{8}\/m$/)
+  const reach = createReach(() => catalogOf([target('a', 'm'), target('b', 'other'), target('c', 'third')]))
+  t.same([...reach(choosy).devices], ['a-box'])
+  t.same([...reach(laneOf(2, asked({ fallbacks: ['other', 'nobody'] }), anything)).devices], ['a-box', 'b-box'])
 })

@@ -4,6 +4,8 @@ import { mock } from 'node:test'
 import t, { type Test } from 'tap'
 import type { Reach } from '../../queue/lanes.ts'
 import { createWorker, type WorkerPorts } from '../../queue/worker.ts'
+import type { Planned } from '../../routing/brain/plan.ts'
+import type { Estimate } from '../../routing/brain/types.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { Target } from '../../routing/types.ts'
 import type { Candidate } from '../../store/jobs/candidates.ts'
@@ -83,6 +85,7 @@ function house(t: Test, changes: Partial<WorkerPorts> = {}) {
       }),
     arrived: () => {},
     full: () => {},
+    reserved: () => {},
     inFlight: () => 0,
     runsAny: () => true,
     concurrency: 1_000,
@@ -249,4 +252,32 @@ t.test('once a minute jobs that nothing can ever run again are ended, by those w
     t.same(state.refused, runsAny ? ['a1'] : [])
     mock.timers.reset()
   }
+})
+
+t.test('a call to a provider counts from its claim on, before its request is read', async t => {
+  const told: string[] = []
+  const { state, woken } = house(t, {
+    reserved: ({ id }, attemptId) => void told.push(`${attemptId} on ${id}`),
+    run: ({ jobId }) => void told.push(`${jobId} runs`)
+  })
+  state.reach = reaching([], true)
+  state.waiting = [job('a1')]
+  state.ranked.set('a1', [cloud])
+  await woken()
+  t.same(told, ['attempt on cloud/m', 'a1 runs'])
+})
+
+t.test('what waits for a limit of a provider is looked at again as soon as that takes another call', async t => {
+  const best = { option: { site: { own: null } }, waitS: 0.3 } as unknown as Estimate
+  const planned = { best } as Planned
+  const { state, woken, pass } = house(t, {
+    schedule: waiting => waiting.map(() => ({ action: 'enqueue', feasible: [cloud], rejected: [], planned }))
+  })
+  state.reach = reaching([], true)
+  state.waiting = [job('a1')]
+  t.same(await woken(), ['look'])
+  await pass(299)
+  t.same(state.steps.splice(0), [])
+  await pass(1)
+  t.same(state.steps.splice(0), ['look'])
 })

@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { createCandidates } from '../../queue/candidates.ts'
 import { createWorker, type Worker, type WorkerPorts } from '../../queue/worker.ts'
+import { workAtMost } from '../../routing/brain/plan.ts'
 import type { Decision } from '../../routing/decide.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { ModelRequest, Target } from '../../routing/types.ts'
@@ -58,6 +59,7 @@ function start(t: Test, targets: readonly Target[], { plan: given, ...changes }:
     schedule: waiting => waiting.map(({ request }) => plan(request)),
     arrived: () => {},
     full: () => {},
+    reserved: () => {},
     inFlight: () => 0,
     runsAny: () => true,
     concurrency: 1_000,
@@ -297,4 +299,33 @@ t.test('the end of a request that nobody holds any more is not waited for by tho
   await work(started)
   await until('it begins, and so ends', () => started.ran.length === 1)
   t.equal(started.ran[0]?.jobId, gone)
+})
+
+t.test('a long row of jobs that wait keeps none behind it from a machine that is free', async t => {
+  const busy = await machine(1)
+  const free = await machine(1)
+  // One lane: what follows in it is seen only after those before it.
+  await jobs(
+    busy.lane(2),
+    busy.model,
+    Array.from({ length: 31 }, (_, at) => at + 1)
+  )
+  const waiting = await jobs(busy.lane(1), busy.model, [1, 2, 3, 4])
+  const [last] = await jobs(free.lane(2), free.model, [1_000])
+  const asked: number[] = []
+  const started = start(t, [busy.target, free.target], {
+    schedule(all) {
+      asked.push(all.length)
+      return all.map(({ request }, at) =>
+        at < workAtMost && request.model === free.model
+          ? { action: 'run', ranked: [free.target], rejected: [], reason: 'only_target' }
+          : { action: 'enqueue', feasible: [busy.target], rejected: [] }
+      )
+    }
+  })
+  await work(started)
+  await until('the last to run', () => started.ran.length === 1)
+  t.equal(started.ran[0]?.jobId, last)
+  t.equal(waiting.length, 4)
+  t.ok(Math.max(...asked) <= workAtMost, 'as many as are planned together')
 })

@@ -1,5 +1,8 @@
 import t from 'tap'
+import type { Planned } from '../../routing/brain/plan.ts'
+import type { Estimate } from '../../routing/brain/types.ts'
 import { type Decision, type DecisionInput, type DecisionView, decide } from '../../routing/decide.ts'
+import type { ProviderPreference } from '../../routing/preference.ts'
 import type { Device, Feature, ModelRequest, Target, Upstream } from '../../routing/types.ts'
 import { fc } from '../support/properties.ts'
 
@@ -559,4 +562,188 @@ t.test('a machine that is away is no reason to wait, but its neighbour that is f
     feasible: [{ id: 'b' }]
   })
   t.same(rankedIds(decideOn([own('a'), rented('b')], { moment: { down: ['a'] } })), ['b'])
+})
+
+/** Each target comes to these dollars with a long answer, and takes so many seconds. */
+function weighing(figures: Readonly<Record<string, readonly [usd: number | null, etaS: number]>>): NonNullable<DecisionView['weigh']> {
+  return asked =>
+    asked.map(({ request, targets }) => {
+      const maxUsd = request.maxUsd ?? null
+      const estimates = targets.map(target => {
+        const [usd, etaS] = figures[target.id] ?? [0, 1]
+        const own = target.upstream.own ? { slots: 2, busyS: [], loaded: new Set(['m']) } : null
+        const option = { id: target.id, model: target.model, site: { id: target.upstream.id, own } }
+        return {
+          option,
+          usd,
+          usdP90: usd,
+          etaS,
+          waitS: 0,
+          missShare: 0,
+          isCold: false,
+          score: (usd ?? 1) + etaS * 1e-6
+        } as unknown as Estimate
+      })
+      const isOut = ({ usdP90 }: Estimate): boolean => maxUsd !== null && (usdP90 === null || usdP90 > maxUsd)
+      const inside = estimates.filter(estimate => !isOut(estimate)).sort((one, other) => one.score - other.score)
+      const without = estimates.filter(isOut).map(estimate => ({
+        option: estimate.option,
+        why: estimate.usdP90 === null ? ('price_unknown' as const) : ('max_cost' as const),
+        estimate
+      }))
+      const best = inside[0] ?? null
+      return { work: {}, action: best === null ? 'refuse' : 'start', best, estimates: inside, without } as unknown as Planned
+    })
+}
+
+function decideWeighed(
+  targets: readonly Target[],
+  figures: Parameters<typeof weighing>[0],
+  { request: asked, moment, ...input }: Case = {}
+): Decision {
+  const whole = {
+    request: request(asked),
+    caller: anyone,
+    space: null,
+    targets,
+    ordered: false,
+    localOnly: false,
+    mayQueue: false,
+    ...input
+  }
+  return decide(whole, { ...viewOf(moment), weigh: weighing(figures) })
+}
+
+t.test('a bound of the costs holds for whatever is tried, in whatever order it was given', async t => {
+  const targets = [rented('dear'), rented('cheap'), rented('odd')]
+  const figures = { dear: [0.5, 1], cheap: [0.01, 9], odd: [null, 1] } as const
+  const bounded = { request: { maxUsd: 0.1 } }
+  for (const ordered of [false, true]) {
+    const decision = decideWeighed(targets, figures, { ...bounded, ordered })
+    t.same(rankedIds(decision), ['cheap'], `ordered: ${ordered}`)
+    t.same(decision.rejected, [
+      { target: 'dear', reason: 'max_cost' },
+      { target: 'odd', reason: 'price_unknown' }
+    ])
+    const broken = decideWeighed(targets, figures, { ...bounded, ordered, moment: { open: ['dear', 'cheap'] } })
+    t.same(rankedIds(broken), ['cheap'], 'the last resort keeps it, too')
+    const none = refusalOf(decideWeighed(targets, figures, { request: { maxUsd: 0.001 }, ordered, moment: { open: ['dear'] } }))
+    t.match(none, { code: 'no_target_within_budget', status: 400, message: /\$0\.010/ })
+    const all = refusalOf(
+      decideWeighed(targets, figures, { request: { maxUsd: 0.001 }, ordered, moment: { open: ['dear', 'cheap', 'odd'] } })
+    )
+    t.match(all, { code: 'no_target_within_budget' })
+  }
+  t.same(rankedIds(decideWeighed(targets, figures, { ordered: true })), ['dear', 'cheap', 'odd'], 'without one nobody looks')
+})
+
+t.test('what is away and would be cheap enough may be back: that is no final no', async t => {
+  const targets = [own('home'), rented('dear')]
+  const figures = { home: [0.001, 1], dear: [0.5, 1] } as const
+  const bounded = { request: { maxUsd: 0.1 } }
+  t.match(refusalOf(decideWeighed(targets, figures, { ...bounded, moment: { down: ['home'] } })), { code: 'no_capacity', status: 503 })
+  const both = decideWeighed(targets, { ...figures, home: [0.3, 1] }, { ...bounded, moment: { down: ['home'] } })
+  t.match(refusalOf(both), { code: 'no_target_within_budget', message: /\$0\.30/ }, 'but if it is too dear, it is')
+})
+
+t.test('a list that is weighed keeps its order, and equal ones are weighed against each other', async t => {
+  const targets = ['a', 'b', 'c'].map(id => rented(id))
+  const figures = { a: [0.9, 1], b: [0.5, 1], c: [0.1, 1] } as const
+  const tiers = new Map([
+    ['a', 0],
+    ['b', 0],
+    ['c', 1]
+  ])
+  const decision = decideWeighed(targets, figures, { ordered: true, tiers })
+  t.same(rankedIds(decision), ['b', 'a', 'c'])
+  t.match(decision, { reason: 'given_order', planned: { best: { option: { id: 'b' } } } })
+  t.same(rankedIds(decideWeighed(targets, figures, { ordered: true, tiers, moment: { coolingMs: { b: 5 } } })), ['a', 'c'])
+})
+
+const wish: ProviderPreference = {
+  order: [],
+  only: [],
+  ignore: [],
+  allowFallbacks: true,
+  maxPrice: {},
+  keepsNothing: false,
+  requireParameters: false,
+  brokered: [],
+  hints: [],
+  given: {}
+}
+
+t.test('wishes about providers leave targets out, each with its reason; names of nobody here are for OpenRouter', async t => {
+  const broker = rented('router', { upstream: { adapter: 'openrouter' } })
+  const priced = (id: string, usd: number) =>
+    rented(id, { price: { source: 'config', tokens: { inputUsdPer1m: usd, outputUsdPer1m: usd * 2, requestUsd: usd } } })
+  const targets = [own('home'), priced('low', 1), priced('high', 10), rented('dark'), broker]
+  const house = new Set(['home', 'low', 'high', 'dark', 'router'])
+  const table: readonly (readonly [Partial<ProviderPreference>, readonly string[], string | null])[] = [
+    [{}, ['home', 'low', 'high', 'dark', 'router'], null],
+    [{ only: ['low', 'home'] }, ['home', 'low'], 'not_in_only'],
+    [{ only: ['azure'] }, ['router'], 'not_in_only'],
+    [{ only: ['azure', 'low'] }, ['low', 'router'], 'not_in_only'],
+    [{ ignore: ['low', 'router'] }, ['home', 'high', 'dark'], 'ignored'],
+    [{ ignore: ['azure'] }, ['home', 'low', 'high', 'dark', 'router'], null],
+    [{ order: ['high', 'azure'], allowFallbacks: false }, ['high', 'router'], 'not_in_order'],
+    [{ maxPrice: { prompt: 5 } }, ['home', 'low'], 'above_max_price'],
+    [{ maxPrice: { completion: 1.5 } }, ['home'], 'above_max_price'],
+    [{ maxPrice: { request: 1 } }, ['home', 'low'], 'above_max_price'],
+    [{ keepsNothing: true }, ['home', 'router'], 'keeps_data'],
+    [{ brokered: ['provider.quantizations'] }, ['router'], 'cannot_assure'],
+    [{ requireParameters: true }, ['home', 'high', 'dark', 'router'], 'drops_parameters']
+  ]
+  for (const [changes, left, reason] of table) {
+    const input = {
+      request: request({ preference: { ...wish, ...changes } }),
+      caller: anyone,
+      space: null,
+      targets,
+      ordered: true,
+      localOnly: false
+    }
+    const decision = decide({ ...input, mayQueue: false, house }, { ...viewOf(), drops: ({ id }) => id === 'low' || id === 'router' })
+    t.same(rankedIds(decision), left, JSON.stringify(changes))
+    if (reason !== null) t.ok(decision.rejected.some(each => each.reason === reason))
+  }
+  const refusals: readonly (readonly [Partial<ProviderPreference>, object])[] = [
+    [{ only: ['azure'] }, { code: 'invalid_request', status: 400, param: 'provider.only' }],
+    [{ ignore: ['home'] }, { code: 'invalid_request', param: 'provider.ignore' }],
+    [{ brokered: ['provider.quantizations'] }, { code: 'unsupported_parameter', param: 'provider' }]
+  ]
+  for (const [changes, error] of refusals)
+    t.match(refusalOf(decideOn([own('home')], { request: { preference: { ...wish, ...changes } }, house })), error)
+  const dear = decideOn([priced('high', 10)], { request: { preference: { ...wish, maxPrice: { prompt: 1 } } }, house })
+  t.match(refusalOf(dear), { code: 'no_target_within_budget', param: 'provider.max_price' })
+})
+
+t.test('without fallbacks of each model only the first is asked', async t => {
+  const targets = ['a', 'b', 'c'].map(id => rented(id))
+  const alone = { request: { preference: { ...wish, allowFallbacks: false } } }
+  const decision = decideOn(targets, alone)
+  t.same(
+    [rankedIds(decision), decision.rejected],
+    [
+      ['a'],
+      [
+        { target: 'b', reason: 'no_fallback' },
+        { target: 'c', reason: 'no_fallback' }
+      ]
+    ]
+  )
+  const tiers = new Map([
+    ['a', 0],
+    ['b', 0],
+    ['c', 1]
+  ])
+  t.same(rankedIds(decideOn(targets, { ...alone, ordered: true, tiers })), ['a', 'c'])
+})
+
+t.test('a key’s rights are held against the name that a target was found under', async t => {
+  const targets = [rented('a', { model: 'one' }), rented('b', { model: 'two' })]
+  const caller = { source: 's', models: ['m'], providers: null }
+  const names = new Map([['b', 'other']])
+  const decision = decideOn(targets, { caller, names, ordered: true })
+  t.same([rankedIds(decision), decision.rejected], [['a'], [{ target: 'b', reason: 'not_allowed' }]])
 })

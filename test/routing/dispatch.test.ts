@@ -707,7 +707,7 @@ t.test('the usage chunk goes out only when it was asked for, with what we know',
   t.same(facts(rentedOne.log), {
     choices: [],
     usage: { prompt_tokens: 3 },
-    x_llm_mcp: { provider: 'b', model: 'm', device: null, reason: 'fallback', attempts: 2, cost_usd: 0.000002468 }
+    x_llm_mcp: { provider: 'b', model: 'm', device: null, reason: 'fallback', attempts: 2, cost_usd: 0.000002468, route_id: 'request' }
   })
   t.match(rentedOne.log.at(-3), /\n\n$/, 'an event to its end')
   t.same(rentedOne.log.slice(-2), ['finish [DONE]', 'over ok'])
@@ -721,7 +721,7 @@ t.test('the usage chunk goes out only when it was asked for, with what we know',
   t.same(JSON.parse((ownOne.log.find(line => line.includes('note')) ?? '').slice('frames data: '.length)), {
     choices: [],
     note: '}',
-    x_llm_mcp: { provider: 'home', model: 'm', device: 'home-box', reason: 'only_target', attempts: 1, cost_usd: null }
+    x_llm_mcp: { provider: 'home', model: 'm', device: 'home-box', reason: 'only_target', attempts: 1, cost_usd: null, route_id: 'request' }
   })
 
   const none = createWorld({ targets: [rented('a')] })

@@ -86,3 +86,102 @@ t.test('what it took is counted where it ran: rented work takes nothing of what 
   t.equal(actualCharge(usage, false), 0)
   t.equal(actualCharge(null, true), 1_000)
 })
+
+interface Source {
+  readonly name: string
+  readonly weight: number
+  /** Of its jobs, in their order. */
+  readonly charges: readonly number[]
+  /** It comes when so much was served. */
+  readonly fromServed: number
+}
+
+/**
+ * One machine that serves one job after the other, with start tags as the database gives them (store/jobs/submit.ts): a job's tag is where
+ * its class stands or where its source's last job ends, whichever is later; the class stands where the last one was begun.
+ */
+function serve(sources: readonly Source[], served: (name: string, charge: number, waiting: ReadonlySet<string>) => void): void {
+  const finish = new Map<string, number>()
+  const waiting: (Waits & { readonly source: Source; readonly charge: number })[] = []
+  let classTag = 0
+  let begun = 0
+  let ids = 0
+  const come = new Set<Source>()
+  for (;;) {
+    for (const source of sources) {
+      if (come.has(source) || source.fromServed > begun) continue
+      come.add(source)
+      for (const charge of source.charges) {
+        const tag = Math.max(classTag, finish.get(source.name) ?? 0)
+        finish.set(source.name, tag + Math.ceil(charge / source.weight))
+        waiting.push({ ...job(String(ids++).padStart(6, '0'), { tag }), source, charge })
+      }
+    }
+    const [next] = inOrder(waiting, justServed, nowMs)
+    if (next === undefined) return
+    classTag = Math.max(classTag, next.tag)
+    begun++
+    served(next.source.name, next.charge, new Set(waiting.map(({ source }) => source.name)))
+    waiting.splice(waiting.indexOf(next), 1)
+  }
+}
+
+const source = fc.record({
+  weight: fc.constantFrom(0.01, 0.5, 1, 2, 4, 100),
+  charges: fc.array(fc.integer({ min: 1_000, max: 10_000_000 }), { minLength: 1, maxLength: 25 }),
+  fromServed: fc.constantFrom(0, 0, 0, 3, 10, 30)
+})
+
+t.test('as long as two sources both wait, what they get by their weights differs by no more than a job of each', async t => {
+  fc.assert(
+    fc.property(fc.array(source, { minLength: 2, maxLength: 4 }), given => {
+      const sources = given.map((each, at) => ({ ...each, name: `s${at}` }))
+      for (const [at, one] of sources.entries()) {
+        for (const other of sources.slice(at + 1)) {
+          // A unit more for each job: tags are whole.
+          const most = [one, other].reduce((sum, { charges, weight }) => sum + Math.max(...charges) / weight + charges.length, 0)
+          let least: number | null = null
+          let largest = 0
+          let ahead = 0
+          serve(sources, (name, charge, waiting) => {
+            if (!waiting.has(one.name) || !waiting.has(other.name)) return
+            least ??= ahead
+            if (name === one.name) ahead += charge / one.weight
+            if (name === other.name) ahead -= charge / other.weight
+            least = Math.min(least, ahead)
+            largest = Math.max(largest, ahead)
+          })
+          if (largest - (least ?? 0) > most + 1) throw new Error(`${largest - (least ?? 0)} apart, at most ${most}`)
+        }
+      }
+      return true
+    }),
+    { numRuns: 500 }
+  )
+  t.pass()
+})
+
+t.test('by weights of 1, 2 and 4 the work is shared 1 : 2 : 4, within 5 %', async t => {
+  const shares = new Map<string, number>()
+  const charges = Array.from({ length: 700 }, (_, nth) => 500_000 + ((nth * 7_919) % 1_000_000))
+  const sources = [1, 2, 4].map(weight => ({ name: `x${weight}`, weight, charges, fromServed: 0 }))
+  serve(sources, (name, charge, waiting) => {
+    if (waiting.size === 3) shares.set(name, (shares.get(name) ?? 0) + charge)
+  })
+  const unit = shares.get('x1') ?? 0
+  for (const weight of [2, 4]) {
+    const share = (shares.get(`x${weight}`) ?? 0) / unit
+    t.ok(Math.abs(share / weight - 1) < 0.05, `${weight}: ${share}`)
+  }
+})
+
+t.test('a source that comes after hours neither catches up nor waits for what the others had', async t => {
+  const order: string[] = []
+  const many = { name: 'flood', weight: 1, charges: Array<number>(60).fill(1_000_000), fromServed: 0 }
+  const late = { name: 'late', weight: 1, charges: Array<number>(10).fill(1_000_000), fromServed: 40 }
+  serve([many, late], name => void order.push(name))
+  const after = order.slice(40, 60)
+  t.equal(after.indexOf('late') <= 1, true, 'its first comes next')
+  t.equal(after.filter(name => name === 'late').length, 10)
+  t.ok(after.slice(0, 10).filter(name => name === 'late').length <= 6, 'in turns with the flood, not all at once')
+})

@@ -1,0 +1,374 @@
+// Why a request went where it went, what that was expected to come to, and what came of it: for people, in about 2 kB. Pure.
+
+import type { Decision, Rejection } from '../decide.ts'
+import type { GatewayError } from '../errors.ts'
+import { timeOf } from '../ids.ts'
+import type { Outcome, RouteStart, RunSummary, Settled } from '../ports.ts'
+import { providerOf } from '../targets.ts'
+import type { Target } from '../types.ts'
+import { knobs } from './estimate.ts'
+import type { Planned } from './plan.ts'
+import type { Estimate, Knob } from './types.ts'
+
+/** Seconds and dollars; null = unknown. */
+export interface Explanation {
+  readonly object: 'route'
+  /** Null of a request that was not made. */
+  readonly id: string | null
+  readonly at: string
+  readonly model: string
+  readonly source: string
+  readonly action: 'run' | 'wait' | 'refuse'
+  /** The same word as in the header `x-llm-mcp-reason`; null = refused. */
+  readonly reason: string | null
+  /** In a sentence. */
+  readonly why: string
+  readonly policy: Knob['route']
+  readonly knob: {
+    readonly second_usd: number
+    readonly miss_usd: number
+    readonly max_cost_usd: number | null
+    readonly deadline_s: number | null
+    readonly deadline: 'soft' | 'hard'
+    readonly local_only: boolean
+  }
+  readonly chosen: Chosen | null
+  readonly parts: Parts | null
+  /** The others that could answer, best first. */
+  readonly ranked: readonly RankedTarget[]
+  readonly more_ranked: number
+  /** Those that may not, or cannot now. */
+  readonly rejected: readonly RejectedTarget[]
+  readonly more_rejected: number
+  readonly error: { readonly status: number; readonly code: string; readonly param: string | null; readonly message: string } | null
+  /** 0 = guessed from size and price; towards 1 = known from many answers. */
+  readonly confidence: number | null
+  readonly decided_in_us: number | null
+  /** Null while it is not over. */
+  readonly actual: Actual | null
+}
+
+export interface Chosen {
+  readonly target: string
+  readonly provider: string
+  readonly model: string
+  readonly device: string | null
+  /** `load`: its model has to be loaded first. `wait`: for a place on it. */
+  readonly mode: 'start' | 'load' | 'wait'
+  readonly eta_p50_s: number | null
+  readonly eta_p90_s: number | null
+  readonly usd: number | null
+  readonly p_miss: number | null
+  readonly score: number | null
+}
+
+export interface Parts {
+  readonly wait_s: number | null
+  readonly load_s: number | null
+  readonly prefill_s: number | null
+  readonly decode_s: number | null
+  readonly concurrency: number
+  readonly out_tokens_p50: number | null
+  readonly out_tokens_mean: number | null
+  readonly cached_tokens: number
+  readonly congestion_usd: number | null
+}
+
+export interface RankedTarget {
+  readonly target: string
+  readonly score: number | null
+  readonly eta_s: number | null
+  readonly usd: number | null
+  readonly why: string
+}
+
+export interface RejectedTarget {
+  readonly target: string
+  readonly filtered: Rejection
+  readonly eta_s?: number | null
+  /** With a long answer: what a bound of the request is held against. */
+  readonly usd?: number | null
+}
+
+export interface Actual {
+  readonly outcome: Outcome
+  /** Of the last call; null = none was made. */
+  readonly target: string | null
+  readonly attempts: number
+  readonly latency_s: number
+  readonly ttft_s: number | null
+  readonly usd: number | null
+  readonly out_tokens: number | null
+  /** How much longer it took than expected; negative = less. */
+  readonly eta_error_pct: number | null
+  readonly within_p90: boolean | null
+  readonly error: string | null
+}
+
+export interface Explained extends Omit<RouteStart, 'caller'> {
+  readonly caller: { readonly source: string }
+  /** Of one that is over; absent = it is not. */
+  readonly over?: { readonly reason: string; readonly summary: Over; readonly tookMs: number }
+  /** How many targets are named; absent = as many as 2 kB hold. */
+  readonly listed?: { readonly ranked: number; readonly rejected: number }
+}
+
+/** What is known of a request that is over. */
+export type Over = Pick<RunSummary, 'outcome' | 'error' | 'target' | 'attempts' | 'nanoUsd' | 'ttftMs'> & {
+  readonly calls: readonly { readonly settled: Pick<Settled, 'completionTokens'> }[]
+}
+
+const usuallyListed = { ranked: 4, rejected: 6 }
+const bytesAtMost = 2_048
+const nameAtMost = 120
+const textAtMost = 300
+// After as many answers a figure is believed half.
+const halfBelieved = 3
+
+/** Every figure in it is finite. Without `listed` it has at most 2 kB as JSON. */
+export function explain(explained: Explained): Explanation {
+  if (explained.listed !== undefined) return explanationOf(explained, explained.listed)
+  for (let listed = usuallyListed; ; listed = { ranked: Math.floor(listed.ranked / 2), rejected: Math.floor(listed.rejected / 2) }) {
+    const explanation = explanationOf(explained, listed)
+    if (listed.ranked + listed.rejected === 0 || Buffer.byteLength(JSON.stringify(explanation)) <= bytesAtMost) return explanation
+  }
+}
+
+function explanationOf(explained: Explained, listed: { readonly ranked: number; readonly rejected: number }): Explanation {
+  const { request, caller, decision, decidedUs, over } = explained
+  const weighed = decision.planned ?? explained.figures
+  const chosen = chosenOf(explained, weighed)
+  const { route, secondUsd, missUsd } = knobs[request.route ?? 'balanced']
+  const others = (weighed?.estimates ?? []).filter(({ option }) => option.id !== chosen?.target)
+  const estimated = new Set([chosen?.target, ...others.map(({ option }) => option.id)])
+  const unweighed = decision.action === 'run' ? decision.ranked.filter(({ id }) => !estimated.has(id)) : []
+  const ranked = [...others.map(other => rankedTarget(other, chosen, decision.planned !== undefined)), ...unweighed.map(lastResort)]
+  const named = new Set([...estimated, ...unweighed.map(({ id }) => id)])
+  const rejected = rejectedTargets(decision, named)
+  const reason = over?.reason ?? (decision.action === 'run' ? decision.reason : decision.action === 'enqueue' ? 'waits' : null)
+  return {
+    object: 'route',
+    id: request.id,
+    at: new Date(timeOf(request.id) || 0).toISOString(),
+    model: short(request.model),
+    source: short(caller.source),
+    action: decision.action === 'enqueue' ? 'wait' : decision.action,
+    reason: decision.action === 'refuse' ? null : reason,
+    why: short(whyOf(explained, weighed, chosen), textAtMost),
+    policy: route,
+    knob: {
+      second_usd: secondUsd,
+      miss_usd: missUsd,
+      max_cost_usd: figure(request.maxUsd),
+      deadline_s: request.patience?.deadlineMs == null ? null : seconds(request.patience.deadlineMs / 1_000),
+      deadline: request.isDeadlineHard === true ? 'hard' : 'soft',
+      local_only: request.localOnly
+    },
+    chosen: chosen === null ? null : chosen.shown,
+    parts: chosen === null || chosen.estimate === null || weighed === null ? null : partsOf(chosen.estimate, weighed),
+    ranked: ranked.slice(0, listed.ranked),
+    more_ranked: Math.max(0, ranked.length - listed.ranked),
+    rejected: rejected.slice(0, listed.rejected),
+    more_rejected: Math.max(0, rejected.length - listed.rejected),
+    error: decision.action === 'refuse' ? errorOf(decision.error) : null,
+    confidence: confidenceOf(chosen?.estimate ?? null),
+    decided_in_us: decidedUs === null || !Number.isFinite(decidedUs) ? null : Math.max(0, Math.round(decidedUs)),
+    actual: over === undefined ? null : actualOf(explained, over)
+  }
+}
+
+interface ChosenTarget {
+  readonly target: string
+  readonly estimate: Estimate | null
+  readonly shown: Chosen
+}
+
+/** Where it was sent first, or what it waits for. */
+function chosenOf({ decision, chosen, etaMs }: Explained, weighed: Planned | null): ChosenTarget | null {
+  const waitsFor = decision.action === 'enqueue' ? decision.feasible.find(({ id }) => id === (weighed?.best?.option.id ?? id)) : undefined
+  const target = chosen ?? waitsFor
+  if (target === undefined || decision.action === 'refuse') return null
+  const estimate = weighed?.estimates.find(({ option }) => option.id === target.id) ?? null
+  const waits = chosen === null
+  return {
+    target: target.id,
+    estimate,
+    shown: {
+      target: short(target.id),
+      provider: short(providerOf(target.upstream)),
+      model: short(target.model),
+      device: target.upstream.device === null ? null : short(target.upstream.device.id),
+      mode: waits ? 'wait' : estimate?.isCold === true ? 'load' : 'start',
+      eta_p50_s: etaMs === null ? null : seconds(etaMs.p50 / 1_000),
+      eta_p90_s: etaMs === null ? null : seconds(etaMs.p90 / 1_000),
+      usd: figure(estimate?.usd),
+      p_miss: figure(estimate?.missShare),
+      score: figure(estimate?.score)
+    }
+  }
+}
+
+function partsOf(estimate: Estimate, { work }: Planned): Parts {
+  const { waitS, loadS, prefillS, decodeS, concurrency, option, othersUsd } = estimate
+  return {
+    wait_s: seconds(waitS),
+    load_s: seconds(loadS),
+    prefill_s: seconds(prefillS),
+    decode_s: seconds(decodeS),
+    concurrency,
+    out_tokens_p50: whole(work.lengths.quantile(0.5)),
+    out_tokens_mean: whole(work.lengths.mean),
+    cached_tokens: Math.min(option.cachedTokens, work.promptTokens),
+    congestion_usd: figure(othersUsd)
+  }
+}
+
+function rankedTarget(other: Estimate, chosen: ChosenTarget | null, isByScore: boolean): RankedTarget {
+  return {
+    target: short(other.option.id),
+    score: figure(other.score),
+    eta_s: seconds(other.etaS),
+    usd: figure(other.usd),
+    why: chosen === null || chosen.estimate === null ? 'not compared' : comparison(other, chosen.estimate, isByScore)
+  }
+}
+
+function lastResort({ id }: Target): RankedTarget {
+  return { target: short(id), score: null, eta_s: null, usd: null, why: 'tried last: failing lately, or short of room' }
+}
+
+/** How it differs from the one that was chosen. */
+function comparison(other: Estimate, chosen: Estimate, isByScore: boolean): string {
+  const seconds = other.etaS - chosen.etaS
+  const said: string[] = []
+  if (other.usd === null || !Number.isFinite(other.usd)) said.push('price unknown')
+  else if (chosen.usd !== null && Number.isFinite(chosen.usd)) {
+    const dollars = other.usd - chosen.usd
+    if (Math.abs(dollars) > 1e-9) said.push(dollars > 0 ? `${usdText(dollars)} dearer` : `${usdText(-dollars)} cheaper`)
+  }
+  if (Math.abs(seconds) >= 0.05)
+    said.push(seconds > 0 ? `${secondsText(seconds)} slower${mostly(other, chosen)}` : `${secondsText(-seconds)} faster`)
+  if (other.missShare <= 1 && other.missShare - chosen.missShare > 0.05)
+    said.push(`late in ${Math.round(other.missShare * 100)} % of cases`)
+  if (other.othersUsd - chosen.othersUsd > 1e-9 && other.etaS <= chosen.etaS) said.push('others would wait longer')
+  if (said.length === 0) return isByScore ? 'as good' : 'later in the given order'
+  return said.join(', ')
+}
+
+/** What of it makes it slower, where one part is most of it. */
+function mostly(other: Estimate, chosen: Estimate): string {
+  const parts = [
+    ['waits for a place', other.waitS - chosen.waitS],
+    ['loads the model', other.loadS - chosen.loadS],
+    ['reads the prompt', other.prefillS - chosen.prefillS],
+    ['writes slower', other.decodeS - chosen.decodeS]
+  ] as const
+  const [what, most] = parts.toSorted((one, next) => next[1] - one[1])[0] as (typeof parts)[number]
+  return most > (other.etaS - chosen.etaS) / 2 ? ` (${what})` : ''
+}
+
+/** Those that only a bound of the request left out stand first: they say what it would take. */
+function rejectedTargets({ rejected, planned }: Decision, named: ReadonlySet<string | undefined>): RejectedTarget[] {
+  const estimates = new Map((planned?.without ?? []).map(({ option, estimate }) => [option.id, estimate]))
+  const reasons = new Map(rejected.map(({ target, reason }) => [target, reason]))
+  return [...reasons]
+    .filter(([target]) => !named.has(target))
+    .map(([target, filtered]) => {
+      const estimate = estimates.get(target) ?? null
+      const known = estimate === null ? {} : { eta_s: seconds(estimate.etaS), usd: figure(estimate.usdP90) }
+      return { target: short(target), filtered, ...known }
+    })
+    .toSorted((one, other) => Number('eta_s' in other) - Number('eta_s' in one))
+}
+
+function whyOf({ decision, over, request }: Explained, weighed: Planned | null, chosen: ChosenTarget | null): string {
+  if (decision.action === 'refuse') return decision.error.logMessage
+  if (chosen === null) return 'It waits until something that can answer is free.'
+  const place = placeText(chosen)
+  if (over?.reason === 'waited' && decision.action === 'run') return `Its turn came: ${place}.`
+  const second = weighed?.estimates.find(({ option }) => option.id !== chosen.target)
+  const reason = decision.action === 'run' ? decision.reason : ''
+  if (second === undefined || chosen.estimate === null) {
+    const isOnly = reason === 'only_target' || weighed?.estimates.length === 1
+    return `${capital(place)}${isOnly ? ': the only target that can answer now' : ''}.`
+  }
+  if (decision.planned === undefined || reason === 'given_order') {
+    const list = request.fallbacks === undefined && request.preference === undefined ? 'given order' : 'order of the request'
+    return `First in the ${list}: ${place}; next is ${short(second.option.id)}.`
+  }
+  return `${capital(place)}; next best ${short(second.option.id)} is ${comparison(second, chosen.estimate, true)}.`
+}
+
+/** Where it goes, and how that stands. */
+function placeText({ shown, estimate }: ChosenTarget): string {
+  const own = estimate?.option.site.own ?? null
+  const where = short(shown.device ?? shown.provider)
+  if (estimate === null) return shown.target
+  if (own === null)
+    return estimate.waitS > 0 ? `rented from ${where}, after ${secondsText(estimate.waitS)} of its limit` : `rented from ${where}`
+  const used = `${own.busyS.length} of ${own.slots} places used`
+  if (estimate.waitS > 0) return `waits ${secondsText(estimate.waitS)} for ${where}, ${used}`
+  if (estimate.isCold) return `loads the model on ${where} in ${secondsText(estimate.loadS)}`
+  const cached = estimate.option.cachedTokens > 0 ? `, which has read ${estimate.option.cachedTokens} tokens of it already` : ''
+  return `in memory on ${where}, ${used}${cached}`
+}
+
+function actualOf({ etaMs }: Explained, { summary, tookMs }: NonNullable<Explained['over']>): Actual {
+  const { outcome, target, attempts, ttftMs, nanoUsd, calls, error } = summary
+  const isOk = outcome === 'ok' && etaMs !== null && etaMs.p50 > 0
+  const tokens = calls.reduce((sum, { settled }) => sum + settled.completionTokens, 0)
+  return {
+    outcome,
+    target: target === null ? null : short(target.id),
+    attempts,
+    latency_s: seconds(tookMs / 1_000) ?? 0,
+    ttft_s: ttftMs === null ? null : seconds(ttftMs / 1_000),
+    usd: nanoUsd === null || !Number.isFinite(nanoUsd) ? null : nanoUsd / 1e9,
+    out_tokens: calls.length === 0 ? null : tokens,
+    eta_error_pct: isOk ? whole((tookMs / etaMs.p50 - 1) * 100) : null,
+    within_p90: isOk ? tookMs <= etaMs.p90 : null,
+    error: error?.publicCode ?? null
+  }
+}
+
+function errorOf({ status, publicCode, param, logMessage }: GatewayError): Explanation['error'] {
+  return { status, code: publicCode, param, message: short(logMessage, textAtMost) }
+}
+
+function confidenceOf(estimate: Estimate | null): number | null {
+  if (estimate === null) return null
+  const samples = estimate.option.pace.samples ?? 0
+  return Number((samples / (samples + halfBelieved)).toFixed(2))
+}
+
+/** Three digits; null where it is no figure. */
+function figure(value: number | null | undefined): number | null {
+  // Rounding the largest of all gives no figure.
+  const rounded = value == null ? Number.NaN : Number(value.toPrecision(3))
+  return Number.isFinite(rounded) ? rounded : null
+}
+
+function seconds(value: number): number | null {
+  return Number.isFinite(value) ? Number(value.toFixed(3)) : null
+}
+
+function whole(value: number): number | null {
+  return Number.isFinite(value) ? Math.round(value) : null
+}
+
+function secondsText(value: number): string {
+  return Number.isFinite(value) ? `${value.toFixed(1)} s` : 'endlessly'
+}
+
+/** Without an exponent. */
+function usdText(value: number): string {
+  return `$${value.toFixed(value >= 0.01 ? 4 : 7).replace(/0+$/, '')}`
+}
+
+function capital(text: string): string {
+  return text.slice(0, 1).toUpperCase() + text.slice(1)
+}
+
+function short(text: string, most = nameAtMost): string {
+  return text.length <= most ? text : `${text.slice(0, most - 1)}…`
+}

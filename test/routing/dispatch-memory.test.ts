@@ -1,0 +1,284 @@
+// Calls and the memory of machines: room before a call, a load freed with the first token, and what becomes of those whose load hangs.
+
+import t from 'tap'
+import type { Brain } from '../../routing/brain/brain.ts'
+import { createCatalog } from '../../routing/catalog.ts'
+import { createDispatch, type DispatchPorts } from '../../routing/dispatch.ts'
+import { GatewayError } from '../../routing/errors.ts'
+import { createLoad } from '../../routing/load.ts'
+import type { Reply, RunSummary } from '../../routing/ports.ts'
+import type { Adapter, Attempt, AttemptObserver, Caller, ModelRequest, Target } from '../../routing/types.ts'
+
+const caller: Caller = { keyId: 'key', source: 'me', subSource: null, kind: 'source', models: null, providers: null }
+
+function target(id: string, own = true): Target {
+  return {
+    id: `${id}/m`,
+    model: 'm',
+    contextTokens: null,
+    maxOutputTokens: null,
+    features: null,
+    operations: ['chat'],
+    loaded: false,
+    price: { source: 'unknown', tokens: null },
+    createdAt: 0,
+    upstream: {
+      id,
+      adapter: 'fake',
+      own,
+      baseUrl: '',
+      apiKey: null,
+      headers: {},
+      device: own ? { id: `${id}-box`, maxConcurrency: 2, watts: 1, vramGb: null, ramGb: null, keepAlive: null, numCtx: null } : null,
+      timeouts: { connectMs: 1, firstTokenMs: 1, idleMs: 1, totalMs: 1 },
+      models: null,
+      auto: [],
+      streamUsage: true,
+      registryId: null
+    }
+  }
+}
+
+const request: ModelRequest = {
+  id: 'request',
+  operation: 'chat',
+  choices: 1,
+  input: null,
+  embedding: null,
+  body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
+  model: 'm',
+  stream: true,
+  includeUsage: false,
+  streamOptions: null,
+  maxOutputTokens: null,
+  needs: [],
+  prompt: { low: 1, expected: 10 },
+  longest: { low: 1, expected: 10 },
+  localOnly: false
+}
+
+/** A dispatch whose machines are prepared as the test says. */
+function house(targets: readonly Target[], more: Partial<DispatchPorts> = {}) {
+  const said: string[] = []
+  const calls: { readonly attempt: Attempt; readonly observer: AttemptObserver; isOver: boolean }[] = []
+  const preparing: PromiseWithResolvers<boolean>[] = []
+  const summaries: RunSummary[] = []
+  const errors: GatewayError[] = []
+  let isReady: 'at once' | 'asked' | 'nothing' = 'asked'
+  const adapter: Adapter = {
+    name: 'fake',
+    features: new Set(),
+    listModels: async () => [],
+    chat(attempt, observer) {
+      const call = { attempt, observer, isOver: false }
+      calls.push(call)
+      return {
+        resume() {},
+        abort() {
+          if (call.isOver) return
+          call.isOver = true
+          observer.end({ ok: false, error: new GatewayError('client_gone', 'x'), sent: true })
+        }
+      }
+    }
+  }
+  const catalog = createCatalog({
+    upstreams: targets.map(({ upstream }) => upstream),
+    targets,
+    listed: new Set(targets.map(({ upstream }) => upstream.id)),
+    aliases: new Map(),
+    auto: [],
+    prices: { configured: new Map(), registered: () => null },
+    vectorSpaces: new Map(),
+    demo: { ...target('echo', false), id: 'echo/echo', model: 'echo' }
+  })
+  let ids = 0
+  const dispatch = createDispatch({
+    catalog: () => catalog,
+    adapters: new Map([['fake', adapter]]),
+    breakers: { isOpen: () => false, begin: () => {}, record: () => {} },
+    load: createLoad(() => 0),
+    retries: { count: () => {}, take: () => true },
+    slots: { claim: async () => true, release: id => void said.push(`release ${id}`) },
+    health: { isDown: () => false, alive: () => {}, failed: () => {} },
+    ledger: { begin: () => {}, settle: () => ({ nanoUsd: 0, estimated: false, promptTokens: 0, completionTokens: 0 }) },
+    dimensions: { known: () => null, learn: async (_, length) => length },
+    memory: {
+      prepare({ id }, { waitMs }) {
+        said.push(`prepare ${id}${waitMs > 0 ? ' with patience' : ''}`)
+        if (isReady === 'nothing') return null
+        const turn = Promise.withResolvers<boolean>()
+        preparing.push(turn)
+        if (isReady === 'at once') turn.resolve(true)
+        return turn.promise
+      },
+      settled: ({ id }) => void said.push(`settled ${id}`),
+      load: () => {}
+    },
+    localOnly: false,
+    now: () => 0,
+    random: () => 0,
+    newId: () => `a${++ids}`,
+    onMissing: () => {},
+    ...more
+  })
+  const reply: Reply = {
+    start: ({ target: { id } }) => void said.push(`start ${id}`),
+    frames: () => true,
+    body: () => {},
+    finish: () => {},
+    fail: error => void errors.push(error),
+    over: summary => void summaries.push(summary)
+  }
+  return {
+    dispatch,
+    said,
+    calls,
+    preparing,
+    summaries,
+    errors,
+    reply,
+    setReady: (value: typeof isReady) => void (isReady = value),
+    run: (more: Partial<ModelRequest> = {}) => dispatch.run({ ...request, ...more }, caller, reply)
+  }
+}
+
+const turns = async (): Promise<void> => {
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve()
+}
+const token = Buffer.from('data: {"choices":[{"delta":{"content":"x"}}]}\n\n')
+
+t.test('a call waits until there is room, and its first token frees the load, also of one that is not streamed', async t => {
+  for (const stream of [true, false]) {
+    const { said, calls, preparing, run } = house([target('box')])
+    run({ stream })
+    await turns()
+    t.same(said, ['prepare box/m'])
+    t.equal(calls.length, 0)
+    preparing[0]?.resolve(true)
+    await turns()
+    t.equal(calls.length, 1)
+    if (stream) calls[0]?.observer.frames(token, 1)
+    else calls[0]?.observer.begun?.()
+    t.equal(said[1], 'settled box/m')
+    if (stream) calls[0]?.observer.frames(token, 1)
+    t.equal(said.filter(each => each === 'settled box/m').length, 1, 'once')
+  }
+})
+
+t.test('where there is no room the next target is asked, and the place is given back', async t => {
+  const { said, calls, preparing, run } = house([target('box'), target('cloud', false)])
+  run()
+  await turns()
+  preparing[0]?.resolve(false)
+  await turns()
+  t.equal(calls[0]?.attempt.target.id, 'cloud/m')
+  t.ok(said.includes('release box-box'))
+})
+
+t.test('who cannot make room lets the machine do it, and nothing to prepare is no wait', async t => {
+  const broken = house([target('box')])
+  broken.run()
+  await turns()
+  broken.preparing[0]?.reject(new Error('x'))
+  await turns()
+  t.equal(broken.calls.length, 1)
+  const loaded = house([target('box')])
+  loaded.setReady('nothing')
+  loaded.run()
+  await turns()
+  t.equal(loaded.calls.length, 1)
+})
+
+t.test('a call that is not made after all settles its load', async t => {
+  const { said, calls, preparing, run, summaries } = house([target('box')])
+  const running = run()
+  await turns()
+  running.cancel(null)
+  preparing[0]?.resolve(true)
+  await turns()
+  t.equal(calls.length, 0)
+  t.ok(said.includes('settled box/m'))
+  t.match(summaries, [{ outcome: 'aborted' }])
+})
+
+t.test('whoever was given the place is prepared for, too, with patience where there is nothing else', async t => {
+  const box = target('box')
+  const { dispatch, said, calls, reply, setReady } = house([box])
+  setReady('at once')
+  dispatch.run(request, caller, reply, { target: box, attemptId: 'given', hasSlot: true })
+  await turns()
+  t.equal(said[0], 'prepare box/m with patience')
+  t.equal(calls[0]?.attempt.id, 'given')
+})
+
+t.test('when a load hangs, calls without a token go elsewhere if they can', async t => {
+  const [box, cloud] = [target('box'), target('cloud', false)]
+  const { dispatch, calls, run, setReady, errors } = house([box, cloud])
+  setReady('at once')
+  run()
+  run()
+  await turns()
+  calls[1]?.observer.frames(token, 1)
+  dispatch.leave(box)
+  await turns()
+  t.same(
+    calls.map(({ attempt, isOver }) => [attempt.target.id, isOver]),
+    [
+      ['box/m', true],
+      ['box/m', false],
+      ['cloud/m', false]
+    ],
+    'the one with a token stays'
+  )
+  const alone = house([box])
+  alone.setReady('at once')
+  alone.run()
+  await turns()
+  alone.dispatch.leave(box)
+  t.equal(alone.calls[0]?.isOver, false, 'and the one that has nowhere to go')
+  t.same(errors, [])
+})
+
+t.test('what a provider tells of its limit is learned with the call it answers', async t => {
+  const told: string[] = []
+  const brain = {
+    arrived: () => null,
+    began: () => {},
+    begun: () => {},
+    streamed: () => {},
+    ended: () => {},
+    eta: () => null,
+    plan: () => [],
+    limits: (id, { remaining }) => void told.push(`${id} ${remaining}`)
+  } as Partial<Brain> as Brain
+  const { calls, run } = house([target('cloud', false)], { brain })
+  run()
+  await turns()
+  calls[0]?.observer.limits?.({ requests: 60, remaining: 7, resetS: 53 })
+  t.same(told, ['a1 7'])
+})
+
+t.test('a client that leaves while a place is asked for is not queued', async t => {
+  const waiting: string[] = []
+  const asked = Promise.withResolvers<boolean>()
+  const box = target('box')
+  const brain = { arrived: () => null, full: () => {}, eta: () => null, plan: () => [] } as Partial<Brain> as Brain
+  const { run, summaries } = house([box], {
+    brain,
+    slots: { claim: () => asked.promise, release: () => {} },
+    overflow({ request: { id } }) {
+      waiting.push(id)
+      return { resume() {}, cancel() {} }
+    },
+    load: { ...createLoad(() => 0), inFlight: () => (isFull ? 9 : 0) }
+  })
+  let isFull = false
+  const running = run()
+  running.cancel(null)
+  isFull = true
+  asked.resolve(false)
+  await turns()
+  t.same(waiting, [])
+  t.match(summaries, [{ outcome: 'aborted', error: { code: 'client_gone' } }])
+})
