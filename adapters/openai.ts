@@ -2,12 +2,12 @@
 
 import type { Outbound } from '../outbound/client.ts'
 import { GatewayError } from '../routing/errors.ts'
-import type { Adapter, Feature, ModelListing, Operation, Upstream } from '../routing/types.ts'
+import type { Adapter, Feature, ModelListing, Operation, Unread, Upstream } from '../routing/types.ts'
 import { compatibleCall } from './shared/compatible.ts'
 import { type Dialect, droppedOptions } from './shared/dialect.ts'
 import { compatibleEmbed } from './shared/embeddings.ts'
 import { isRecord } from './shared/http-errors.ts'
-import { fetchModels, isModelName, numberOrNull } from './shared/model-list.ts'
+import { fetchModels, isModelName, numberOrNull, withoutDoubles } from './shared/model-list.ts'
 
 const features: ReadonlySet<Feature> = new Set<Feature>([
   'audio',
@@ -49,7 +49,7 @@ export function createAdapter(ports: { readonly outbound: Outbound }): Adapter {
     complete: (attempt, observer) => compatibleCall(dialect, attempt, observer),
     embed: (attempt, observer) => compatibleEmbed(dialect, attempt, observer),
     dropped: droppedOptions,
-    listModels: (upstream, signal) => listModels(ports.outbound, upstream, signal)
+    listModels: (upstream, signal, onUnread = () => {}) => listModels(ports.outbound, upstream, { signal, onUnread })
   }
 }
 
@@ -65,14 +65,18 @@ function operationsOf(id: string, isOpenAi: boolean): Operation[] {
   return notChat.test(id) ? [] : ['chat', 'complete', 'embed']
 }
 
-async function listModels(outbound: Outbound, upstream: Upstream, signal: AbortSignal): Promise<ModelListing[]> {
-  const entries = await fetchModels(outbound, upstream, signal)
+async function listModels(
+  outbound: Outbound,
+  upstream: Upstream,
+  ask: { readonly signal: AbortSignal; readonly onUnread: (what: Unread) => void }
+): Promise<ModelListing[]> {
+  const entries = await fetchModels(outbound, upstream, ask)
   const listed = entries.flatMap(entry => {
     const id = isRecord(entry) ? entry.id : null
     return isRecord(entry) && isModelName(id) ? [listing(id, entry, upstream.registryId === 'openai')] : []
   })
   if (listed.length === 0) throw new GatewayError('upstream_unavailable', `${upstream.id} lists no models.`)
-  return listed
+  return withoutDoubles(listed)
 }
 
 function listing(id: string, entry: Record<string, unknown>, isOpenAi: boolean): ModelListing {

@@ -1,12 +1,13 @@
 // OpenRouter: a compatible server with its own figures for cost, its own errors, and a public list with prices.
 
 import type { Outbound } from '../outbound/client.ts'
-import type { Adapter, Feature, ModelListing, Operation, TokenPrice, Upstream } from '../routing/types.ts'
+import { toGatewayError } from '../routing/errors.ts'
+import type { Adapter, Feature, ModelListing, Operation, TokenPrice, Unread, Upstream } from '../routing/types.ts'
 import { compatibleCall } from './shared/compatible.ts'
 import { type Dialect, droppedOptions } from './shared/dialect.ts'
 import { compatibleEmbed } from './shared/embeddings.ts'
 import { isRecord } from './shared/http-errors.ts'
-import { fetchModels, isModelName, numberOrNull } from './shared/model-list.ts'
+import { fetchModels, isModelName, numberOrNull, withoutDoubles } from './shared/model-list.ts'
 
 // `n` is not among them: OpenRouter drops it in silence.
 const features: ReadonlySet<Feature> = new Set<Feature>([
@@ -47,7 +48,7 @@ export function createAdapter(ports: { readonly outbound: Outbound }): Adapter {
     complete: (attempt, observer) => compatibleCall(dialect, attempt, observer),
     embed: (attempt, observer) => compatibleEmbed(dialect, attempt, observer),
     dropped: droppedOptions,
-    listModels: (upstream, signal) => listModels(ports.outbound, upstream, signal)
+    listModels: (upstream, signal, onUnread = () => {}) => listModels(ports.outbound, upstream, { signal, onUnread })
   }
 }
 
@@ -61,12 +62,23 @@ function chargedNanoUsd(usage: Readonly<Record<string, unknown>>): number | null
 }
 
 /** Embedding models have a list of their own, without which the others are still there. */
-async function listModels(outbound: Outbound, upstream: Upstream, signal: AbortSignal): Promise<ModelListing[]> {
+async function listModels(
+  outbound: Outbound,
+  upstream: Upstream,
+  ask: { readonly signal: AbortSignal; readonly onUnread: (what: Unread) => void }
+): Promise<ModelListing[]> {
   const [models, embedding] = await Promise.all([
-    fetchModels(outbound, upstream, signal),
-    fetchModels(outbound, upstream, signal, '/embeddings/models').catch(() => [])
+    fetchModels(outbound, upstream, ask),
+    fetchModels(outbound, upstream, { ...ask, path: '/embeddings/models' }).catch((thrown: unknown) => {
+      const { breaker, message } = toGatewayError(thrown)
+      // A server that has no such list is no failure.
+      const isFailure = breaker !== 'not_here' && breaker !== 'none'
+      const reason = isFailure ? `its embedding models could not be read, those known are kept: ${message}` : null
+      ask.onUnread({ operation: 'embed', isFailure, reason })
+      return []
+    })
   ])
-  const listings = new Map(listingsOf(models, operationsOf).map(listing => [listing.model, listing]))
+  const listings = new Map(withoutDoubles(listingsOf(models, operationsOf)).map(listing => [listing.model, listing]))
   for (const listing of listingsOf(embedding, () => ['embed'])) {
     const known = listings.get(listing.model)
     if (known === undefined) listings.set(listing.model, listing)

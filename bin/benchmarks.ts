@@ -43,6 +43,7 @@ export function createBenchmarks(ports: {
     pool,
     jobs,
     target: (id: string) => catalog().source.targets.find(target => target.id === id) ?? null,
+    maxUsdPer1m: ports.maxUsdPer1m,
     request,
     isIdle: async (deviceId: string) => (await findDevice(pool, deviceId))?.taken === 0,
     unload,

@@ -3,7 +3,10 @@
 import { hostname } from 'node:os'
 import type { FleetPorts } from '../gateway/routes/fleet.ts'
 import type { Outbound } from '../outbound/client.ts'
+import { machinesInUse } from '../planner/discovery/owners.ts'
+import { askMachine } from '../planner/health/ask.ts'
 import { marksOf } from '../planner/health/marks.ts'
+import { createTeller } from '../planner/health/teller.ts'
 import { createHealth, type Watched } from '../planner/health.ts'
 import type { Inventory } from '../planner/inventory.ts'
 import { GatewayError } from '../routing/errors.ts'
@@ -45,8 +48,6 @@ export const discovery = 'discovery'
 const discoveryWithinMs = 30_000
 const pollMs = 100
 const awayWithinMs = 500
-const askCapBytes = 1024 * 1024
-const askWithinMs = 5_000
 
 export function createFleet(ports: {
   readonly settings: Settings
@@ -70,16 +71,15 @@ export function createFleet(ports: {
   let again = false
   let isClosed = false
 
+  const teller = createTeller({ write: (id, { state, note }) => setHealth(pool, id, state, note), log })
   const health = createHealth({
     processId: ports.processId,
     now: () => performance.now(),
     random: Math.random,
     living: () => livingProcesses(pool),
     inFlight: id => ports.inFlight(upstreamOf(id)?.id ?? id),
-    onChange(id, state, note) {
-      act(id, state)
-      setHealth(pool, id, state, note).catch((error: unknown) => log('what became of a machine could not be written down', error))
-    },
+    onChange: act,
+    tell: (id, state, note) => teller.tell(id, { state, note }),
     log
   })
 
@@ -108,15 +108,8 @@ export function createFleet(ports: {
       return upstream.device !== null && record?.state === 'blocked' ? [] : [withRecord(upstream, record)]
     })
     const configured = new Set(ports.upstreams.map(deviceId))
-    const found = records.filter(
-      ({ id, origin, state, marks, onlyHost }) =>
-        // Whoever answers as no honest server does gets nothing, whatever was said of it before.
-        origin !== 'config' &&
-        state === 'approved' &&
-        !marks.includes('hostile') &&
-        (onlyHost === null || onlyHost === host) &&
-        !configured.has(id)
-    )
+    const configuredUrls = ports.upstreams.filter(({ device }) => device !== null).map(({ baseUrl }) => baseUrl)
+    const found = machinesInUse(records, { host, configuredUrls }).filter(({ id }) => !configured.has(id))
     const own = limited.filter(upstream => upstream.own)
     const rented = limited.filter(upstream => !upstream.own)
     inventory?.change([
@@ -150,33 +143,19 @@ export function createFleet(ports: {
   }
 
   function watched(upstream: Upstream, onlyHost: string | null): Watched {
-    const { origin, pathname } = new URL(upstream.baseUrl)
-    const prefix = pathname.replace(/\/$/, '')
-    const path = upstream.adapter === 'ollama' ? `${prefix}/api/version` : `${prefix}/models`
     return {
       deviceId: deviceId(upstream),
       onlyHost,
       async ask(signal) {
-        const answer = await outbound.fetchText(
-          {
-            origin,
-            path,
-            method: 'GET',
-            headers: { ...upstream.headers, ...(upstream.apiKey === null ? {} : { authorization: `Bearer ${upstream.apiKey}` }) },
-            body: null,
-            connectMs: upstream.timeouts.connectMs
-          },
-          { maxBytes: askCapBytes, timeoutMs: askWithinMs, signal }
-        )
-        if (upstream.adapter === 'ollama') remember(deviceId(upstream), answer.text)
+        const version = await askMachine(outbound, upstream, signal)
+        if (version !== null) remember(deviceId(upstream), version)
       }
     }
   }
 
   /** A server's version, when it is another than before. */
-  function remember(id: string, answer: string): void {
-    const [, version] = /^\s*\{\s*"version"\s*:\s*"([\w.+-]{1,64})"/.exec(answer.slice(0, 256)) ?? []
-    if (version === undefined || versions.get(id) === version) return
+  function remember(id: string, version: string): void {
+    if (versions.get(id) === version) return
     versions.set(id, version)
     setVersion(pool, id, version, marksOf('ollama', version)).catch((error: unknown) => {
       versions.delete(id)
@@ -229,12 +208,13 @@ export function createFleet(ports: {
       else if (channel === healthChannel) {
         const [state, ...id] = payload.split(' ')
         if (state !== 'up' && state !== 'down') return
-        if (health.told(id.join(' '), state)) act(id.join(' '), state)
+        health.told(id.join(' '), state)
       }
     },
     close() {
       isClosed = true
       health.close()
+      teller.close()
     }
   }
 

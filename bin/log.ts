@@ -3,6 +3,7 @@
 import pino, { type Logger } from 'pino'
 import type { RequestLine } from '../gateway/app.ts'
 import type { RequestContext } from '../gateway/context.ts'
+import { GatewayError } from '../routing/errors.ts'
 
 // What a disk that is full, or a reader that is slow, may make us keep; newer lines are dropped beyond it.
 const waitingBytesAtMost = 16 * 1024 * 1024
@@ -25,7 +26,13 @@ export function createLog(level: string, fd = 1): { readonly log: Logger; flush(
     destination.destroy()
   })
   const log = pino(
-    { level, base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: label => ({ level: label }) } },
+    {
+      level,
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: label => ({ level: label }) },
+      serializers: { err: errorFields }
+    },
     {
       write(line) {
         if (isRead) destination.write(line)
@@ -42,6 +49,11 @@ export function createLog(level: string, fd = 1): { readonly log: Logger; flush(
       }
     }
   }
+}
+
+/** Of one of ours what may be kept: its message quotes what an upstream said, and that may be a prompt; so do the stack and the cause. */
+function errorFields(error: unknown): unknown {
+  return error instanceof GatewayError ? { code: error.code, message: error.logMessage } : pino.stdSerializers.err(error as Error)
 }
 
 /** Its names are those of the wire and the tables; times in ms, money in nano-dollars. */

@@ -102,6 +102,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   models
     .command('sync')
     .description('read the lists of all rented providers now, and say what came, went or changed its price')
+    .option('--force', 'believe a list that is much shorter than the last one')
     .option('--json', 'print JSON')
     .action(async options => {
       await (await import('./commands/models-sync.ts')).syncModelsCommand(options)

@@ -12,7 +12,7 @@ import type { Inventory } from '../planner/inventory.ts'
 import { isSynced, type ModelSyncPorts, syncModels, syncNote } from '../planner/model-sync.ts'
 import type { Adapter, Target } from '../routing/types.ts'
 import { fleetChannel, notify } from '../store/channels.ts'
-import { callChore } from '../store/chores.ts'
+import { callChore, settleChore } from '../store/chores.ts'
 import type { Pool } from '../store/pool.ts'
 import { openAlerts } from './alerts.ts'
 import type { Settings } from './config.ts'
@@ -29,7 +29,7 @@ export interface Planner {
 
 const hourMs = 3_600_000
 const minuteMs = 60_000
-const modelSync = 'models.sync'
+export const modelSync = 'models.sync'
 
 /** What a sync of all rented models is given. */
 export function modelSyncPorts(ports: {
@@ -118,6 +118,9 @@ export function openPlanner(ports: {
     start() {
       if (!isPlanner) return
       chores.start()
+      // What failed with a provider that was taken out of the configuration.
+      if (!settings.upstreams.some(isSynced))
+        settleChore(pool, modelSync, 'no provider has a list').catch(error => log('what is due could not be written down', error))
       hardware.start()
     },
     missing({ upstream }) {

@@ -254,7 +254,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     health: fleet.health,
     profiles,
     refresh: inventory.refresh,
-    onLoaded: id => queue.freed(id),
+    onFree: id => queue.freed(id),
     onStuck: target => dispatch.leave(target),
     now,
     log: warn

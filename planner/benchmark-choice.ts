@@ -48,16 +48,18 @@ export function chooseBenchmark(targets: readonly Target[], asked: Asked, maxUsd
   return target
 }
 
-function refuseDear({ id, upstream, price }: Target, maxUsdPer1m: number): void {
+/** Throws GatewayError `invalid_request` for what is rented, and whose price is unknown or above `maxUsdPer1m`. */
+export function refuseDear({ id, upstream, price }: Target, maxUsdPer1m: number): void {
   if (upstream.own || price.source === 'free') return
   const limit = `benchmarks may use models up to $${maxUsdPer1m} (BENCHMARK_MAX_PRICE_PER_1M)`
   const anyway = 'With "pay": true (llm-mcp bench device --yes-pay) it is measured anyway.'
   if (price.tokens === null) throw tooDear(`The price of "${id}" is unknown; ${limit}. ${anyway}`)
   const mean = meanUsdPer1m(price.tokens)
   if (mean <= maxUsdPer1m) return
-  const { inputUsdPer1m, outputUsdPer1m } = price.tokens
+  const { inputUsdPer1m, outputUsdPer1m, requestUsd = 0 } = price.tokens
+  const perRequest = requestUsd === 0 ? '' : `, with $${rounded(requestUsd)} a request`
   throw tooDear(
-    `"${id}" costs $${rounded(mean)} per million tokens, the mean of prompt ($${rounded(inputUsdPer1m)}) and answer ($${rounded(outputUsdPer1m)}); ${limit}. ${anyway}`
+    `"${id}" costs $${rounded(mean)} per million tokens, the mean of prompt ($${rounded(inputUsdPer1m)}) and answer ($${rounded(outputUsdPer1m)})${perRequest}; ${limit}. ${anyway}`
   )
 }
 

@@ -16,12 +16,15 @@ import {
   saveBenchmark
 } from '../store/benchmarks.ts'
 import type { Pool } from '../store/pool.ts'
+import { refuseDear } from './benchmark-choice.ts'
 
 export interface BenchmarkPorts {
   readonly pool: Pool
   readonly jobs: Pick<Jobs, 'submit' | 'find'>
   /** What is to be measured, as it is now; null when there is no such model. */
   readonly target: (id: string) => Target | null
+  /** What a rented model may cost, unless somebody pays anyway. */
+  readonly maxUsdPer1m: number
   /** A streamed chat request for this target only. */
   readonly request: (ask: {
     readonly id: string
@@ -95,6 +98,8 @@ async function measure(ports: BenchmarkPorts, benchmark: BenchmarkRecord, signal
   let progress = benchmark.progress
   try {
     const target = await present(ports, benchmark, signal)
+    // Prices change while it waits.
+    if (!benchmark.paysAnyway) refuseDear(target, ports.maxUsdPer1m)
     const steps = stepsOf(benchmark, target)
     const of = steps.reduce((sum, { rounds, atOnce, skipped }) => sum + (skipped === null ? rounds * atOnce : 0), 0)
     progress = { ...progress, of }

@@ -22,8 +22,8 @@ export interface MemoryPorts {
   readonly profiles: Pick<Profiles, 'observe'>
   /** What the machine has loaded is another now: it is asked again soon. */
   readonly refresh: (upstreamId: string) => void
-  /** A model is there for which something may wait. */
-  readonly onLoaded: (deviceId: string) => void
+  /** A load is over: something may wait for its model, or for the next load. */
+  readonly onFree: (deviceId: string) => void
   /** A load does not end: calls that wait for it may go elsewhere. */
   readonly onStuck: (target: Target) => void
   /** Milliseconds of a clock that never jumps. */
@@ -195,6 +195,7 @@ export function createMachineMemory(ports: MemoryPorts): CommandedMemory {
       .catch(failed)
       .finally(() => {
         if (ending.get(deviceId) === end) ending.delete(deviceId)
+        if (!closing.signal.aborted) ports.onFree(deviceId)
       })
     ending.set(deviceId, end)
   }
@@ -239,7 +240,6 @@ export function createMachineMemory(ports: MemoryPorts): CommandedMemory {
       if (hold.attempts.size === 0) free(hold)
       ports.refresh(target.upstream.id)
     }
-    ports.onLoaded(deviceId)
   }
 
   function holder({ upstream }: Target): Adapter['hold'] {
@@ -278,7 +278,7 @@ export function createMachineMemory(ports: MemoryPorts): CommandedMemory {
         if (other !== undefined) continue
         elsewhere.delete(deviceId)
         ports.refresh(upstreamId)
-        ports.onLoaded(deviceId)
+        if (!closing.signal.aborted) ports.onFree(deviceId)
       }
     } catch (error) {
       failed(error)

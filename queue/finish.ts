@@ -113,7 +113,7 @@ async function end(
       id: job.id,
       attemptNo: job.attempt,
       status,
-      error: outcome.status === 'done' ? null : errorOf(outcome.error),
+      error: outcome.status === 'done' ? null : errorOf(outcome.error, job),
       result: outcome.status === 'done' ? outcome.result : null,
       usage: outcome.status === 'done' ? outcome.usage : null,
       spent,
@@ -139,7 +139,7 @@ async function again(ports: FinishPorts, { job, attemptIds }: Finished, error: G
         attemptNo: job.attempt,
         runner: ports.processId,
         ticketRetry: job.ticketRetry,
-        error: errorOf(error),
+        error: errorOf(error, job),
         afterMs: error.retryAfterMs ?? 0
       })
       if (!isAgain) throw new Stale()
@@ -155,7 +155,7 @@ async function again(ports: FinishPorts, { job, attemptIds }: Finished, error: G
 
 async function anew(ports: FinishPorts, { job, attemptIds }: Finished, error: GatewayError): Promise<boolean> {
   const lane = await inTransaction(ports.pool, async client => {
-    const found = await loseJob(client, { id: job.id, attemptNo: job.attempt, runner: ports.processId, error: errorOf(error) })
+    const found = await loseJob(client, { id: job.id, attemptNo: job.attempt, runner: ports.processId, error: errorOf(error, job) })
     const costs = found === null ? [] : ports.unstored(attemptIds)
     if (costs.length > 0) await insertCosts(client, costs)
     return found
@@ -164,8 +164,11 @@ async function anew(ports: FinishPorts, { job, attemptIds }: Finished, error: Ga
   return lane !== null
 }
 
-/** As a client is told; what an upstream said about a prompt stays with whoever sent it. */
-export function errorOf(error: GatewayError): JobError {
+/**
+ * As a client is told. Of a request that waits here the words of an upstream, which may repeat its prompt, go to its client and into no
+ * table: who submitted a job reads its error there.
+ */
+export function errorOf(error: GatewayError, { ownerProcess }: Pick<ClaimedJob, 'ownerProcess'>): JobError {
   const { message, type, code } = error.body().error
-  return { message, type, code }
+  return { message: ownerProcess === null ? message : error.logMessage, type, code }
 }

@@ -191,7 +191,7 @@ export function createQueue(ports: QueuePorts): Queue {
             id: job.id,
             attemptNo: job.attemptNo,
             status: 'error',
-            error: errorOf(error),
+            error: errorOf(error, job),
             result: null,
             usage: null,
             spent: 0,

@@ -5,7 +5,7 @@ import type { ModelListing, TokenPrice } from './types.ts'
 export interface ChoiceRules {
   /** How many that cost something, and a fifth as many that do not. */
   readonly top: number
-  /** The mean of the prices of a million prompt and a million answer tokens. */
+  /** The mean of the prices of a million prompt and a million answer tokens, with what requests of 2,000 tokens cost. */
   readonly maxUsdPer1m: number
   /** Offered in any case: the operator has named them. */
   readonly wished: ReadonlySet<string>
@@ -26,6 +26,8 @@ const contextTokensAtMost = 1_048_576
 // Under a cent per million, prices are rounding errors of each other.
 const usdPer1mAtLeast = 0.01
 const freeShare = 0.2
+// A usual prompt and its answer.
+const tokensOfRequest = 2_000
 
 /** Thousands of tokens of context for a dollar per million tokens, 0 to 104,858; null when the price is unknown. */
 export function scoreOf({ maxContextTokens, price }: Pick<ModelListing, 'maxContextTokens' | 'price'>): number | null {
@@ -39,9 +41,7 @@ export function scoreOf({ maxContextTokens, price }: Pick<ModelListing, 'maxCont
  * of 0 is a price, but nothing can be divided by it. Embedding models have no rank: there are few, and nothing stands in for one of them.
  */
 export function chooseModels(listings: readonly ModelListing[], rules: ChoiceRules): Choice[] {
-  // A list without any price is that of a server that tells none: then it is no reason.
-  const tellsPrices = listings.some(({ price }) => price !== null)
-  const scored = listings.map(listing => ({ listing, score: scoreOf(listing), leftOut: unfit(listing, rules, tellsPrices) }))
+  const scored = listings.map(listing => ({ listing, score: scoreOf(listing), leftOut: unfit(listing, rules) }))
   const ranked = scored.filter(({ listing, leftOut }) => leftOut === null && listing.operations.includes('chat'))
   const byRank = ranked.toSorted(
     (a, b) => (b.score ?? 0) - (a.score ?? 0) || (b.listing.createdAt ?? 0) - (a.listing.createdAt ?? 0) || compare(a.listing, b.listing)
@@ -57,9 +57,10 @@ export function chooseModels(listings: readonly ModelListing[], rules: ChoiceRul
   })
 }
 
-function unfit({ operations, price }: ModelListing, { maxUsdPer1m }: ChoiceRules, tellsPrices: boolean): LeftOut | null {
+function unfit({ operations, price }: ModelListing, { maxUsdPer1m }: ChoiceRules): LeftOut | null {
   if (operations.length === 0) return 'no_text'
-  if (price === null) return tellsPrices ? 'price_unknown' : null
+  // Whatever else the list tells: of a list that can be misread, the price is what counts.
+  if (price === null) return 'price_unknown'
   return meanUsdPer1m(price) > maxUsdPer1m ? 'too_expensive' : null
 }
 
@@ -67,9 +68,9 @@ function isFree({ price }: ModelListing): boolean {
   return price !== null && meanUsdPer1m(price) === 0
 }
 
-/** Of a million prompt and a million answer tokens. */
-export function meanUsdPer1m({ inputUsdPer1m, outputUsdPer1m }: TokenPrice): number {
-  return (inputUsdPer1m + outputUsdPer1m) / 2
+/** Of a million prompt and a million answer tokens; a price per request is that of 2,000 tokens more. */
+export function meanUsdPer1m({ inputUsdPer1m, outputUsdPer1m, requestUsd = 0 }: TokenPrice): number {
+  return (inputUsdPer1m + outputUsdPer1m) / 2 + requestUsd * (1_000_000 / tokensOfRequest)
 }
 
 function compare(a: ModelListing, b: ModelListing): number {

@@ -366,6 +366,16 @@ export interface AttemptHandle {
   abort(): void
 }
 
+/** A part of a list that could not be read: a model that is not in the list may still be there. */
+export interface Unread {
+  /** Models that can do this may be missing; null = any. */
+  readonly operation: Operation | null
+  /** For people; null = nobody needs to hear of it. */
+  readonly reason: string | null
+  /** It should be tried again. */
+  readonly isFailure: boolean
+}
+
 /** One file in adapters/ = one way to speak to an upstream. */
 export interface Adapter {
   readonly name: string
@@ -378,8 +388,8 @@ export interface Adapter {
   embed?(attempt: Attempt, observer: AttemptObserver): AttemptHandle
   /** The hints of a request that the provider does not know, and that are left out: names of top-level fields. */
   dropped?(request: ModelRequest, target: Target): readonly string[]
-  /** Every model the upstream offers. Throws GatewayError when it cannot be asked. */
-  listModels(upstream: Upstream, signal: AbortSignal): Promise<ModelListing[]>
+  /** Every model the upstream offers, each once; `onUnread` hears what may be missing. Throws GatewayError when it cannot be asked. */
+  listModels(upstream: Upstream, signal: AbortSignal, onUnread?: (what: Unread) => void): Promise<ModelListing[]>
   /**
    * Takes a model into the machine's memory without a word, and resolves when it is there; `keepAlive` 0 takes it out. In bounded time.
    * Throws GatewayError. Absent where nobody can be told what to load.

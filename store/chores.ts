@@ -121,6 +121,20 @@ update chores
   })
 }
 
+/** A failure that is written down is over: it was done by hand, or there is nothing to do any more. */
+export async function settleChore(pool: Pool, name: string, note: string): Promise<void> {
+  await pool.query({
+    name: 'chores.settle',
+    text: `
+update chores
+   set finished_at = now(), succeeded = true, note = left($2, 2000)
+ where name = $1
+   and process_id is null
+   and not succeeded`,
+    values: [name, note.replaceAll('\0', '')]
+  })
+}
+
 export async function listChores(pool: Pool): Promise<ChoreRow[]> {
   const { rows } = await pool.query({
     name: 'chores.list',

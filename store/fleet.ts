@@ -105,6 +105,8 @@ export interface FoundDevice {
   readonly tags: readonly string[]
   readonly version: string | null
   readonly modelCount: number
+  /** What its version says of it. */
+  readonly marks: readonly string[]
   /** A rule of the configuration approves it. */
   readonly isApproved: boolean
 }
@@ -122,12 +124,13 @@ with given as (
   select *
     from jsonb_to_recordset($1::jsonb)
       as row (id text, key text, url text, adapter text, origin text, "onlyHost" text, os text, tags jsonb, version text, "modelCount" integer,
-              "isApproved" boolean)
+              marks jsonb, "isApproved" boolean)
 ), before as (
-  select devices.key, devices.state, devices.gone_at from devices join given using (key)
+  select devices.key, devices.state, devices.gone_at, devices.marks from devices join given using (key)
 ), saved as (
-  insert into devices (id, key, url, adapter, origin, only_host, os, tags, version, models_found, max_concurrency, state, found_at)
-  select id, key, url, adapter, origin, "onlyHost", os, array(select jsonb_array_elements_text(tags)), version, "modelCount", 1,
+  insert into devices (id, key, url, adapter, origin, only_host, os, tags, version, marks, models_found, max_concurrency, state, found_at)
+  select id, key, url, adapter, origin, "onlyHost", os, array(select jsonb_array_elements_text(tags)), version,
+         array(select jsonb_array_elements_text(marks)), "modelCount", 1,
          case when "isApproved" then 'approved' else 'proposed' end, now()
     from given
       on conflict (key) where key is not null do update
@@ -138,20 +141,23 @@ with given as (
          os = excluded.os,
          tags = excluded.tags,
          version = excluded.version,
+         -- Those that are approved are asked for their version all the while.
+         marks = case when devices.state = 'approved' then devices.marks else excluded.marks end,
          models_found = excluded.models_found,
          found_at = now(),
          gone_at = null,
          -- What a person said of it stays said.
          state = case when devices.state = 'proposed' then excluded.state else devices.state end
-  returning id, key, state
+  returning id, key, state, marks
 )
 insert into device_events (device_id, kind, note)
-select saved.id, event.kind, null
+select saved.id, event.kind, case when event.kind = 'marked' then array_to_string(saved.marks, ', ') end
   from saved
   left join before using (key)
  cross join lateral (values
          ('found', before.key is null or before.gone_at is not null),
-         ('approved', saved.state = 'approved' and coalesce(before.state, '') <> 'approved')
+         ('approved', saved.state = 'approved' and coalesce(before.state, '') <> 'approved'),
+         ('marked', cardinality(saved.marks) > 0 and saved.marks is distinct from before.marks)
        ) as event (kind, happened)
  where event.happened
 returning device_id, kind`

@@ -100,6 +100,16 @@ select (select true from model_lists where provider = $1) as is_known,
   return rows[0].is_known === true ? rows[0].listings : null
 }
 
+/** All that a provider listed when it was asked last, offered or not, in the order of its list. */
+export async function listedModels(pool: Pool, provider: string): Promise<ModelListing[]> {
+  const { rows } = await pool.query({
+    name: 'models.listings',
+    text: 'select listing from models where provider = $1 and gone_at is null order by place',
+    values: [provider]
+  })
+  return rows.map(({ listing }) => listing)
+}
+
 export interface PriceSince {
   readonly fromAt: Date
   readonly price: TokenPrice | null

@@ -1,6 +1,7 @@
 // What a machine has: its models, what they can do, and what of them is in memory now.
 
 import type { Outbound } from '../../outbound/client.ts'
+import { withoutSecrets } from '../../outbound/said.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { Feature, ModelBuild, ModelListing, ModelMemory, Operation, Upstream } from '../../routing/types.ts'
 import { elementsAtMost, hasTooManyElements } from '../shared/elements.ts'
@@ -106,7 +107,7 @@ function createAsk(outbound: Outbound, upstream: Upstream, signal: AbortSignal):
       throw new GatewayError('upstream_unavailable', `${where} gave no answer (${reasonOf(cause)}).`, { cause })
     })
     if (answer.status !== 200) {
-      const failure = failureOfStatus(where, answer.status, answer.headers, answer.text)
+      const failure = failureOfStatus(where, answer.status, answer.headers, withoutSecrets(answer.text, upstream))
       // What is wrong with a list is never the request: a 404 is some other server.
       throw failure.nextTarget && failure.breaker !== 'not_here' ? failure : new GatewayError('upstream_unavailable', failure.message)
     }

@@ -34,8 +34,8 @@ function text(what: string, description: string) {
 }
 
 /** A bound that may be null, which is how a table of the predecessor writes "none". */
-function bound(maximum: number) {
-  return { type: ['number', 'null'], minimum: 0, maximum, errorMessage: `expected a number from 0 to ${maximum}, or null` } as const
+function bound(maximum: number, minimum = 0) {
+  return { type: ['number', 'null'], minimum, maximum, errorMessage: `expected a number from ${minimum} to ${maximum}, or null` } as const
 }
 
 const modelName = {
@@ -396,7 +396,8 @@ export const deviceLimitsSchema = {
       vram_gb: bound(100_000),
       max_params_b: bound(1_000_000),
       max_size_gb: bound(1_000_000),
-      max_context_k: bound(1_000_000),
+      // With none, it would have no model.
+      max_context_k: bound(1_000_000, 1),
       max_concurrency: {
         type: ['integer', 'null'],
         minimum: 1,

@@ -8,6 +8,7 @@ const states: readonly DeviceState[] = ['proposed', 'approved', 'blocked']
 
 interface Figure {
   readonly field: keyof StoredLimits
+  readonly least?: number
   readonly most: number
   readonly isInteger?: boolean
 }
@@ -19,7 +20,7 @@ const figures: Readonly<Record<string, Figure>> = {
   vram_gb: { field: 'vramGb', most: 100_000 },
   max_params_b: { field: 'maxParamsB', most: 1_000_000 },
   max_size_gb: { field: 'maxSizeGb', most: 1_000_000 },
-  max_context_k: { field: 'maxContextK', most: 1_000_000 },
+  max_context_k: { field: 'maxContextK', least: 1, most: 1_000_000 },
   watts: { field: 'watts', most: 100_000 }
 }
 const lists: Readonly<Record<string, keyof StoredLimits>> = { allow_models: 'allowModels', deny_models: 'denyModels' }
@@ -51,8 +52,7 @@ function readLimits(value: unknown): Partial<StoredLimits> {
   return limits as Partial<StoredLimits>
 }
 
-function readFigure(param: string, value: unknown, { most, isInteger = false }: Figure): number {
-  const least = isInteger ? 1 : 0
+function readFigure(param: string, value: unknown, { isInteger = false, least = isInteger ? 1 : 0, most }: Figure): number {
   const isGood = typeof value === 'number' && value >= least && value <= most && (!isInteger || Number.isInteger(value))
   if (!isGood) throw wrong(param, `${isInteger ? 'an integer' : 'a number'} from ${least} to ${most}, or null`, value)
   return value

@@ -19,8 +19,12 @@ const marks: Readonly<Record<string, string>> = {
   hostile: 'answers as no honest server does, and is sent nothing'
 }
 
-/** The most urgent first. */
-export function issuesOf(snapshot: Snapshot, devices: readonly DeviceRecord[], nowMs: number): Issue[] {
+/** The most urgent first. `error` of a machine: why its models could not be read. */
+export function issuesOf(
+  snapshot: Snapshot,
+  devices: readonly (DeviceRecord & { readonly error?: string | null })[],
+  nowMs: number
+): Issue[] {
   const used = devices.filter(({ state }) => state === 'approved')
   const down = used.filter(({ health }) => health === 'down')
   const proposed = devices.filter(({ state, goneAt }) => state === 'proposed' && goneAt === null)
@@ -60,6 +64,30 @@ export function issuesOf(snapshot: Snapshot, devices: readonly DeviceRecord[], n
       subject: name,
       text: `${name} failed when it was done last${note === null ? '' : `: ${note.slice(0, 300)}`}.`
     })),
+    ...used.flatMap(({ id, url, goneAt }) => {
+      if (goneAt === null) return []
+      const heir = devices.find(
+        other => other.id !== id && other.goneAt === null && URL.parse(other.url)?.origin === URL.parse(url)?.origin
+      )
+      return [
+        {
+          severity: 'warning' as const,
+          subject: id,
+          text: `The machine ${id} is gone: it is not found any more, since ${goneAt.toISOString()}${heir === undefined ? '' : `, and its address is now that of ${heir.id}`}.`
+        }
+      ]
+    }),
+    ...used.flatMap(({ id, health, error }) =>
+      error == null || health === 'down'
+        ? []
+        : [
+            {
+              severity: 'warning' as const,
+              subject: id,
+              text: `The models of the machine ${id} cannot be read: ${error.slice(0, 300).replace(/\.$/, '')}.`
+            }
+          ]
+    ),
     ...used.flatMap(({ id, marks: found }) =>
       found.map(mark => ({ severity: 'warning' as const, subject: id, text: `The machine ${id} ${marks[mark] ?? `is marked: ${mark}`}.` }))
     ),

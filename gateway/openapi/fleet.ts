@@ -2,7 +2,7 @@
 
 import { json, jsonBody, nullable, type OperationDocs, ref, refusals } from './parts.ts'
 
-const figure = (description: string) => nullable('number', { minimum: 0, description })
+const figure = (description: string, minimum = 0) => nullable('number', { minimum, description })
 const patterns = (description: string) => nullable('array', { description, maxItems: 200, items: { type: 'string' } })
 
 const limits = {
@@ -15,7 +15,7 @@ const limits = {
     vram_gb: figure('Memory of its GPUs; 0 = it has none.'),
     max_params_b: figure('Billions of parameters that a model may have.'),
     max_size_gb: figure('How large the weights of a model may be.'),
-    max_context_k: figure('Context that a model is loaded with at most, in 1,024 tokens.'),
+    max_context_k: figure('Context that a model is loaded with at most, in 1,024 tokens.', 1),
     watts: figure('Drawn while it answers.'),
     allow_models: patterns('Only these models are used; * stands for any characters.'),
     deny_models: patterns('These models are not used.')

@@ -19,10 +19,11 @@ export function registerDashboard(app: FastifyInstance, ports: DashboardPorts): 
   app.get('/v1/dashboard', { config: { requires: ['admin'] } }, async () => {
     const [snapshot, devices] = await Promise.all([ports.snapshot(), ports.devices()])
     const nowMs = ports.now()
+    const seen = devices.map(device => ({ ...device, error: ports.view(device.id).used?.error ?? null }))
     return {
       object: 'dashboard',
       at: new Date(nowMs).toISOString(),
-      issues: issuesOf(snapshot, devices, nowMs),
+      issues: issuesOf(snapshot, seen, nowMs),
       jobs: snapshot.jobs,
       running: snapshot.running.map(({ startedAt, ...job }) => ({ ...job, started_at: startedAt.toISOString() })),
       devices: devices.map(device => deviceObject(device, ports.view(device.id))),

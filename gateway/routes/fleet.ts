@@ -25,14 +25,15 @@ const reasonLength = 200
 export function registerFleet(app: FastifyInstance, ports: FleetPorts): void {
   const config = { requires: ['admin'] as const }
   const shown = (record: DeviceRecord) => deviceObject(record, ports.view(record.id))
+  const found = async (id: string) => existing(canBeId(id) ? await ports.find(id) : null)
 
   app.get('/v1/devices', { config }, async () => ({ object: 'list', data: (await ports.list()).map(shown) }))
 
-  app.get<{ Params: { id: string } }>('/v1/devices/:id', { config }, async request => shown(existing(await ports.find(idOf(request)))))
+  app.get<{ Params: { id: string } }>('/v1/devices/:id', { config }, async request => shown(await found(idOf(request))))
 
   app.patch<{ Params: { id: string } }>('/v1/devices/:id', { config }, async request => {
     const patch = readDevicePatch(bodyOf(request))
-    const before = existing(await ports.find(idOf(request)))
+    const before = await found(idOf(request))
     if (before.origin === 'config' && patch.state !== undefined && patch.state === 'proposed') {
       throw new GatewayError('invalid_request', 'This machine is in the configuration: it can be blocked, but not be a proposal.', {
         param: 'state'
@@ -46,7 +47,9 @@ export function registerFleet(app: FastifyInstance, ports: FleetPorts): void {
     if (id === undefined || id === null) throw missing('device_id', 'the id of a machine')
     if (typeof id !== 'string') throw wrong('device_id', 'the id of a machine', id)
     if (reason !== undefined && reason !== null && typeof reason !== 'string') throw wrong('reason', 'a text', reason)
-    return shown(existing(await ports.check(id, (reason ?? 'somebody said so').slice(0, reasonLength))))
+    return shown(
+      existing(canBeId(id) ? await ports.check(id, (reason ?? 'somebody said so').replaceAll('\0', '').slice(0, reasonLength)) : null)
+    )
   })
 
   app.post('/v1/discovery/run', { config }, async () => runObject(await ports.discover()))
@@ -60,6 +63,11 @@ export function registerFleet(app: FastifyInstance, ports: FleetPorts): void {
 
 function idOf(request: FastifyRequest<{ Params: { id: string } }>): string {
   return request.params.id.slice(0, 256)
+}
+
+/** PostgreSQL takes no NUL. */
+function canBeId(id: string): boolean {
+  return !id.includes('\0')
 }
 
 function bodyOf(request: FastifyRequest): Facts {

@@ -3,6 +3,7 @@
 import { matchesAny } from '../../routing/patterns.ts'
 import { beginDiscovery, type FoundDevice, finishDiscovery, listDevices, markHostile, saveFound } from '../../store/fleet.ts'
 import type { Pool } from '../../store/pool.ts'
+import { marksOf } from '../health/marks.ts'
 import { compare } from './compare.ts'
 import { type FoundMachine, type LookResult, look } from './look.ts'
 import { originOf, type Probe } from './probe.ts'
@@ -149,6 +150,7 @@ function toDevice(
     tags: machine.tags,
     version: machine.version,
     modelCount: machine.modelCount,
+    marks: machine.version === null ? [] : marksOf(machine.kind, machine.version),
     isApproved: machine.tags.some(tag => approve.tags.includes(tag)) || matchesAny(approve.names, [id])
   }
 }

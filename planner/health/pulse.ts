@@ -7,12 +7,16 @@ export interface Pulse {
   answered(question: number, nowMs: number): void
   /** The machine refused or reset the connection: nobody is there. */
   refused(nowMs: number): void
+  /** Something answered, but not the server that is meant to be there. */
+  wrong(nowMs: number): void
   /** It sent something else, such as a token: that outranks every question. */
   alive(nowMs: number): void
   /** Another process found it so. */
   believe(state: Verdict['state'], nowMs: number): void
   /** It answered, or sent something, at least once. */
   isKnown(): boolean
+  /** When that was last; -Infinity = never. */
+  heardMs(): number
   /** What is to be believed now. */
   verdict(nowMs: number): Verdict
   /** How long to wait until the next question, without jitter. `busy`: something runs there. */
@@ -22,8 +26,10 @@ export interface Pulse {
 export interface Verdict {
   readonly state: 'up' | 'down'
   /** Why it is down; null when it is up. */
-  readonly why: 'refused' | 'silent' | null
+  readonly why: Reason | null
 }
+
+type Reason = 'refused' | 'silent' | 'other'
 
 // Asked so often while something runs there, and otherwise.
 const busyEveryMs = 500
@@ -35,7 +41,9 @@ const missAfterMs = 400
 const missFactor = 4
 // Two misses make nobody dead who may be reading a long prompt: a busy server answers late, a frozen one never.
 const missesAtLeast = 2
-const silentAfterMs = 3_500
+export const silentAfterMs = 3_500
+// Behind a proxy one answer may be the proxy's own; of a machine that was never itself the first one counts.
+const wrongsAtLeast = 2
 // Of the slowest answers a share of one in a hundred.
 const samples = 100
 // Three times down in a minute, and each time it needs twice as many answers to be trusted again, eight at most.
@@ -52,6 +60,7 @@ export function createPulse(): Pulse {
   let isDown = false
   let why: Verdict['why'] = null
   let successes = 0
+  let wrongs = 0
   let aliveAt = Number.NEGATIVE_INFINITY
 
   function missMs(): number {
@@ -68,7 +77,7 @@ export function createPulse(): Pulse {
     return { sinceMs: asked.length === 0 ? nowMs : Math.min(...asked), misses }
   }
 
-  function fall(reason: 'refused' | 'silent', nowMs: number): void {
+  function fall(reason: Reason, nowMs: number): void {
     successes = 0
     why = reason
     if (isDown) return
@@ -108,6 +117,7 @@ export function createPulse(): Pulse {
         if (took.length > samples) took.shift()
       }
       aliveAt = nowMs
+      wrongs = 0
       forgetOpen()
       rise()
     },
@@ -115,8 +125,14 @@ export function createPulse(): Pulse {
       forgetOpen()
       fall('refused', nowMs)
     },
+    wrong(nowMs) {
+      forgetOpen()
+      wrongs++
+      if (wrongs >= wrongsAtLeast || aliveAt === Number.NEGATIVE_INFINITY) fall('other', nowMs)
+    },
     alive(nowMs) {
       aliveAt = nowMs
+      wrongs = 0
       // A token from a machine that was given up: it is there, but it has to answer for itself.
       if (!isDown) forgetOpen()
     },
@@ -128,13 +144,14 @@ export function createPulse(): Pulse {
       successes = 0
     },
     isKnown: () => aliveAt > Number.NEGATIVE_INFINITY,
+    heardMs: () => aliveAt,
     verdict(nowMs) {
       const { sinceMs, misses } = silence(nowMs)
       if (!isDown && misses >= missesAtLeast && nowMs - sinceMs >= silentAfterMs) fall('silent', nowMs)
       return isDown ? { state: 'down', why } : { state: 'up', why: null }
     },
     pauseMs(busy, nowMs) {
-      if (isDown || silence(nowMs).misses > 0) return doubtEveryMs
+      if (isDown || wrongs > 0 || silence(nowMs).misses > 0) return doubtEveryMs
       return busy ? busyEveryMs : idleEveryMs
     }
   }

@@ -238,7 +238,7 @@ export function createBrain(ports: BrainPorts): Brain {
     return pace
   }
 
-  function rentedPace(target: Target, promptTokens: number): Pace {
+  function rentedPace(target: Target, promptTokens: number, obeysRests: boolean): Pace {
     const { ttftS, tokenS, failures, samples } = rented.pace(target.id)
     const price = priceAt(target, promptTokens)
     const isFree = target.price.source === 'free'
@@ -253,7 +253,8 @@ export function createBrain(ports: BrainPorts): Brain {
       outputUsd: per(price?.outputUsdPer1m),
       callUsd: price?.requestUsd ?? 0,
       samples,
-      waitS: ahead => Math.max(rented.waitS(target.id, ahead, nowS()), rented.waitS(target.upstream.id, ahead, nowS()))
+      waitS: ahead =>
+        Math.max(rented.waitS(target.id, ahead, nowS(), obeysRests), rented.waitS(target.upstream.id, ahead, nowS(), obeysRests))
     }
   }
 
@@ -381,7 +382,7 @@ export function createBrain(ports: BrainPorts): Brain {
         let place = places.get(target.upstream.id)
         if (place === undefined) places.set(target.upstream.id, (place = placeOf(target)))
         const { site, slow } = place
-        const pace = site.own === null ? rentedPace(target, request.prompt.expected) : slower(ownPace(target), slow)
+        const pace = site.own === null ? rentedPace(target, request.prompt.expected, targets.length > 1) : slower(ownPace(target), slow)
         const cachedTokens = chain.length === 0 ? 0 : affinity.cached(target.id, chain, nowS())
         return { id: target.id, site, model: target.model, pace, cachedTokens }
       })
@@ -486,11 +487,11 @@ export function createBrain(ports: BrainPorts): Brain {
     const { device } = upstream
     if (device === null) return []
     if (isStuck(upstream.id)) return null
-    return victimsOn(upstream.id, {
-      gb: memoryGb,
-      memoryGb: device.vramGb ?? device.ramGb,
-      mayLeave: ({ model }) => among === undefined || among.includes(model)
-    })
+    const room = { gb: memoryGb, memoryGb: device.vramGb ?? device.ramGb }
+    const isMeant = ({ model }: Target): boolean => among === undefined || among.includes(model)
+    // What has just come leaves only where nothing else would do: a call that has no other place cannot wait a minute for it.
+    const settled = victimsOn(upstream.id, { ...room, mayLeave: other => isMeant(other) && isSettled(other) })
+    return settled ?? victimsOn(upstream.id, { ...room, mayLeave: isMeant })
   }
 
   return {

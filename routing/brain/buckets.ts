@@ -11,8 +11,11 @@ export interface CallLimit {
 
 /** `key`: a provider, or one model of it. Seconds of a clock that never jumps. */
 export interface Buckets {
-  /** Seconds until another call is taken, after `ahead` others. */
-  waitS(key: string, ahead: number, nowS: number): number
+  /**
+   * Seconds until another call is taken, after `ahead` others. With `obeysRests` false it may be refused: a rest is only a guess, and whoever
+   * has nothing else may as well hear the refusal.
+   */
+  waitS(key: string, ahead: number, nowS: number, obeysRests?: boolean): number
   sent(key: string, nowS: number): void
   /** It was answered. */
   taken(key: string): void
@@ -87,11 +90,11 @@ export function createBuckets(): Buckets {
   }
 
   return {
-    waitS(key, ahead, nowS) {
+    waitS(key, ahead, nowS, obeysRests = true) {
       // Asked for every target of every decision: what was never limited is not even remembered.
       if (!buckets.has(key)) return 0
       const bucket = bucketOf(key, nowS)
-      const restS = Math.max(0, bucket.restUntilS - nowS)
+      const restS = obeysRests ? Math.max(0, bucket.restUntilS - nowS) : 0
       const missing = ahead + 1 - bucket.tokens
       // What a rounding error lacks is there.
       if (missing <= 1e-9) return restS

@@ -361,3 +361,19 @@ t.test('a listing that is called off ends at once', async t => {
   t.ok(performance.now() - startMs < 1000)
   await t.rejects(listing(t, baseUrl, controller.signal), { code: 'upstream_unavailable' })
 })
+
+t.test('a machine that quotes the key it refuses tells nobody', async t => {
+  const baseUrl = await serve(t, (request, response) => {
+    response.writeHead(401).end(JSON.stringify({ error: `wrong key: ${request.headers.authorization}` }))
+  })
+  const asking = createAdapter(createPorts(t)).listModels(
+    { ...upstream, baseUrl, apiKey: 'TOKENabcdef0123456789' },
+    new AbortController().signal
+  )
+  const error = await asking.then(
+    () => null,
+    (thrown: unknown) => thrown as GatewayError
+  )
+  t.match(error?.message, /wrong key: .*\[hidden\]/)
+  t.notMatch(error?.message, /TOKEN/)
+})

@@ -157,6 +157,23 @@ t.test('a list that is none is a failure of the upstream', async t => {
   }
 })
 
+t.test('a server that quotes the key it refuses tells nobody', async t => {
+  const apiKey = 'TOKENabcdef0123456789'
+  const quoting = {
+    status: 401,
+    text: JSON.stringify({ error: { message: `Incorrect API key provided: ${apiKey}, x-extra secret-of-header` } })
+  }
+  const error = await refusal(list(quoting, { apiKey, headers: { 'x-extra': 'secret-of-header' } }))
+  t.match(error.message, /Incorrect API key provided: \[hidden\]/)
+  t.notMatch(error.message, /TOKEN|secret-of/)
+})
+
+t.test('a model that is listed twice is one, the first', async t => {
+  const { models } = await list(listed({ id: 'm', max_model_len: 1 }, { id: 'n' }, { id: 'm', max_model_len: 2 }))
+  t.match(models, [{ model: 'm', maxContextTokens: 1 }, { model: 'n' }])
+  t.equal(models.length, 2)
+})
+
 t.test('at OpenAI itself no model both chats and continues texts; other servers are tried', async t => {
   const ids = ['gpt-4o-mini', 'gpt-3.5-turbo-instruct', 'davinci-002', 'text-embedding-3-small', 'whisper-1'].map(id => ({ id }))
   const operations = async (registryId: string | null) => (await list(listed(...ids), { registryId })).models.map(model => model.operations)

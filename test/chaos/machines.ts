@@ -84,7 +84,8 @@ export async function startMachines({
   }
 
   function answer(asked: Asked, request: IncomingMessage, response: ServerResponse): void {
-    const speak = voices.find(([upstream, end]) => upstream === asked.upstream && asked.path.endsWith(end))?.[2]
+    const isLoad = asked.path.endsWith('/api/generate') && asked.body.prompt === undefined
+    const speak = isLoad ? undefined : voices.find(([upstream, end]) => upstream === asked.upstream && asked.path.endsWith(end))?.[2]
     if (speak === undefined) {
       const value = asked.upstream === 'box' ? boxInventory(asked) : openaiInventory(asked)
       response.writeHead(value === undefined ? 404 : 200, { 'content-type': 'application/json' })
@@ -199,21 +200,21 @@ function openaiInventory({ path }: Asked): unknown {
     : undefined
 }
 
+const models = [chatModel, embeddingModel].map(name => ({
+  name,
+  model: name,
+  modified_at: '2026-09-01T10:00:00Z',
+  size: 2_000_000_000,
+  digest: `sha256:${name}`,
+  details: { family: 'llama' }
+}))
+
 function boxInventory({ path, body }: Asked): unknown {
   if (path === '/api/version') return { version: '0.32.7' }
-  if (path === '/api/ps') return { models: [] }
-  if (path === '/api/tags') {
-    return {
-      models: [chatModel, embeddingModel].map(name => ({
-        name,
-        model: name,
-        modified_at: '2026-09-01T10:00:00Z',
-        size: 2_000_000_000,
-        digest: `sha256:${name}`,
-        details: { family: 'llama' }
-      }))
-    }
-  }
+  // Both are always in memory; nothing is asked of a model by loading it.
+  if (path === '/api/ps') return { models: models.map(model => ({ ...model, size_vram: model.size, context_length: 8_192 })) }
+  if (path === '/api/tags') return { models }
+  if (path === '/api/generate') return { model: body.model, done: true, done_reason: 'load' }
   if (path !== '/api/show') return undefined
   return {
     details: { family: 'llama' },

@@ -41,6 +41,10 @@ t.test('limits that are wrong are placed like everything else', async t => {
       'DEVICE_LIMITS_JSON:1:27 a.max_concurrency: expected an integer from 1 to 64, or null, got 0'
     ],
     [
+      { DEVICE_LIMITS_JSON: '{"a": {"max_context_k": 0}}' },
+      'DEVICE_LIMITS_JSON:1:25 a.max_context_k: expected a number from 1 to 1000000, or null, got 0'
+    ],
+    [
       { DEVICE_LIMITS_JSON: '{"a": {"ram_gb": "16"}}' },
       'DEVICE_LIMITS_JSON:1:18 a.ram_gb: expected a number from 0 to 1000000, or null, got "16"'
     ],

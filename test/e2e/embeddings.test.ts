@@ -10,7 +10,14 @@ import { until } from '../support/wait.ts'
 const database = await createDatabase(t)
 const openai = await startCompatible(t, { models: [{ id: 'text-embedding-3-small', created: 1 }] })
 const router = await startCompatible(t, {
-  models: [{ id: 'vendor/router-embed', created: 1, architecture: { input_modalities: ['text'], output_modalities: ['embeddings'] } }]
+  models: [
+    {
+      id: 'vendor/router-embed',
+      created: 1,
+      architecture: { input_modalities: ['text'], output_modalities: ['embeddings'] },
+      pricing: { prompt: '0.00000002', completion: '0' }
+    }
+  ]
 })
 // Two houses of one model, for the ways of a request from one to the other.
 const east = await startCompatible(t, { models: ['twin-embed', 'east-embed', 'plain-embed'].map(id => ({ id, created: 1 })) })

@@ -8,6 +8,7 @@ import { type Machine, startMachine } from '../fleet/fleet.ts'
 import type { MachineSpec, ModelSpec } from '../fleet/machine.ts'
 import { createDatabase } from '../support/cluster.ts'
 import { type RunningGateway, startGateway } from '../support/gateway.ts'
+import { machine as listening, ollama } from '../support/machines.ts'
 import { node, tailnet } from '../support/tailnet.ts'
 import { until } from '../support/wait.ts'
 
@@ -80,9 +81,35 @@ t.test('a machine that is found is proposed, gets its first prompt after its app
   t.equal((await machine.bill()).prompts[model], 1)
 })
 
+t.test('an address that was given to another node is sent nothing until that node is approved, and is one machine then', async t => {
+  const { url: databaseUrl } = await createDatabase(t)
+  const machine = await startMachine(t, { ...usual, host: '127.0.0.25', port: 21_434 })
+  const { command, show } = await tailnet(t, [node('gpu5', '127.0.0.25')])
+  const gateway = await startGateway(t, { databaseUrl, env: { TAILSCALE_BIN: command, OLLAMA_PORTS: '21434' } })
+  const discover = async () => (await call(gateway, '/v1/discovery/run', { method: 'POST' })).body
+  const approve = (id: string) => call(gateway, `/v1/devices/${id}`, { method: 'PATCH', json: { state: 'approved' } })
+  const isListed = async () => (await gateway.fetch(`/v1/models/${model}`)).status === 200
+  t.match(await discover(), { added: ['gpu5'] })
+  await approve('gpu5')
+  await until('its model to be there', isListed)
+  await ask(gateway)
+
+  await show([node('stranger', '127.0.0.25')])
+  t.match(await discover(), { gone: ['gpu5'], added: ['stranger'] })
+  await until('its model to be gone', async () => !(await isListed()))
+  await t.rejects(ask(gateway), /does not exist|404/)
+  await t.rejects(ask(gateway, { model: `gpu5/${model}` }), /does not exist|404/)
+  t.equal((await machine.bill()).prompts[model], 1)
+
+  await approve('stranger')
+  await until('its model to be there again', isListed)
+  const all = await devices(gateway)
+  t.same([all.get('gpu5')?.watts, typeof all.get('stranger')?.watts], [null, 'number'], 'one record of it is in use')
+})
+
 t.test('the same by the command line', async t => {
   const { url: databaseUrl } = await createDatabase(t)
-  await startMachine(t, { ...usual, host: '127.0.0.24', port: 21_434 })
+  await startMachine(t, { ...usual, version: '0.17.0', host: '127.0.0.24', port: 21_434 })
   const { command } = await tailnet(t, [node('gpu\u001b[31m2', '127.0.0.24')])
   const gateway = await startGateway(t, { databaseUrl, env: { TAILSCALE_BIN: command, OLLAMA_PORTS: '21434' } })
   const cli = async (...args: string[]) => {
@@ -94,7 +121,7 @@ t.test('the same by the command line', async t => {
   }
   t.match(await cli('discover'), { out: /gpu.*127\.0\.0\.24:21434 +1 +new/, err: /Tailscale/, code: 0 })
   const listed = await cli('list')
-  t.match(listed, { out: /proposed/, err: /Proposed, and sent nothing yet: llm-mcp devices approve gpu/ })
+  t.match(listed, { out: /proposed, old_ollama/, err: /Proposed, and sent nothing yet: llm-mcp devices approve gpu/ })
   t.notMatch(listed.out + listed.err, '\u001b', 'a machine’s name steers no terminal')
   const id = String([...(await devices(gateway)).keys()].find(name => name.startsWith('gpu')))
   t.match(await cli('approve', id, 'nobody'), { out: `${id}  approved`, err: /nobody: .*no machine/, code: 1 })
@@ -138,6 +165,7 @@ t.test('what is wrong with a machine’s body is said, and nothing is changed', 
     [{ limits: [] }, /an object/],
     [{ limits: { max_concurrency: 0 } }, /integer from 1 to 64/],
     [{ limits: { max_concurrency: 1.5 } }, /integer/],
+    [{ limits: { max_context_k: 0 } }, /a number from 1 to/],
     [{ limits: { vram_gb: '24' } }, /a number from 0/],
     [{ limits: { allow_models: 'a' } }, /list of up to 200/],
     [{ limits: { allow_models: ['a b'] } }, /list of up to 200/],
@@ -151,6 +179,10 @@ t.test('what is wrong with a machine’s body is said, and nothing is changed', 
   t.match(await call(gateway, '/v1/devices/nobody', { method: 'PATCH', json: { state: 'blocked' } }), { status: 404 })
   t.match(await call(gateway, '/v1/devices/nobody'), { status: 404 })
   t.match(await call(gateway, '/v1/devices/offline', { json: { device_id: 5 } }), { status: 400 })
+  t.match(await call(gateway, '/v1/devices/%00'), { status: 404 })
+  t.match(await call(gateway, '/v1/devices/%00', { method: 'PATCH', json: { state: 'blocked' } }), { status: 404 })
+  t.match(await call(gateway, '/v1/devices/offline', { json: { device_id: '\0' } }), { status: 404 })
+  t.match(await call(gateway, '/v1/devices/offline', { json: { device_id: 'box', reason: 'so\0' } }), { status: 200 })
   t.match(await call(gateway, '/v1/devices/offline', { json: { device_id: 'nobody' } }), { status: 404 })
   t.match((await devices(gateway)).get('box'), { state: 'approved', limits: null, origin: 'config' })
 })
@@ -261,6 +293,34 @@ t.test('an Ollama with a known flaw is marked', async t => {
   const { gateway } = await house(t, { version: '0.17.0' })
   await until('it is marked', async () => (await devices(gateway)).get('first')?.version === '0.17.0')
   t.same((await devices(gateway)).get('first')?.marks, ['old_ollama'])
+})
+
+t.test('another server in the place of a machine gets no prompts, and is told of', async t => {
+  const { url: databaseUrl } = await createDatabase(t)
+  let isOther = false
+  let prompts = 0
+  const honest = ollama([model])
+  const { port } = await listening(
+    t,
+    '127.0.0.1',
+    (request, response) => {
+      if (request.url === '/api/chat') prompts++
+      if (isOther) response.end('{"hello":1}')
+      else honest(request, response)
+    },
+    0
+  )
+  const gateway = await startGateway(t, { databaseUrl, config: { machines: { box: { url: `http://127.0.0.1:${port}` } } } })
+  await until('it to be up', async () => (await devices(gateway)).get('box')?.health === 'up')
+  isOther = true
+  await until('it to be down', async () => {
+    await call(gateway, '/v1/devices/offline', { json: { device_id: 'box' } })
+    return (await devices(gateway)).get('box')?.health === 'down'
+  })
+  t.match((await devices(gateway)).get('box'), { health_note: 'something else answers there' })
+  t.match((await call(gateway, '/v1/dashboard')).body, { issues: [{ subject: 'box', text: /is away: something else answers there/ }] })
+  await t.rejects(ask(gateway))
+  t.equal(prompts, 0)
 })
 
 t.test('a hint that a machine is away is checked', async t => {

@@ -42,6 +42,14 @@ t.test('a queue is stuck when jobs wait for more than a minute and none runs', a
   ])
 })
 
+t.test('a machine that does not finish a load, unless it is away', async t => {
+  const stuck = { stuckModel: 'big:70b', stuckUntil: minutesAgo(-9) }
+  t.match(texts(snapshot(), [device('rtx', stuck), device('dead', { ...stuck, health: 'down' })]), [
+    /^error: The machine dead is away/,
+    /^error: The machine rtx does not finish loading "big:70b": nothing is loaded there until 2026-11-20T10:09:00.000Z, what is in its memory is used/
+  ])
+})
+
 t.test('machines: away, marked, proposed; the most urgent first', async t => {
   t.same(
     texts(snapshot(), [
@@ -57,6 +65,24 @@ t.test('machines: away, marked, proposed; the most urgent first', async t => {
       'info: 1 machine found and not approved: new.'
     ]
   )
+})
+
+t.test('a machine that is gone, and one whose models cannot be read, unless it is away', async t => {
+  const url = 'http://100.101.1.1:11434'
+  const error = 'GET http://100.101.1.2:11434/api/tags: 500'
+  const devices = [
+    device('left', { url, goneAt: minutesAgo(2) }),
+    device('stranger', { url, state: 'blocked' }),
+    device('moved', { url: 'http://100.101.1.3:11434', goneAt: minutesAgo(2) }),
+    { ...device('odd', { url: 'http://100.101.1.2:11434' }), error },
+    { ...device('dead', { url: 'http://100.101.1.4:11434', health: 'down' }), error }
+  ]
+  t.same(texts(snapshot(), devices), [
+    'error: The machine dead is away.',
+    'warning: The machine left is gone: it is not found any more, since 2026-11-20T09:58:00.000Z, and its address is now that of stranger.',
+    'warning: The machine moved is gone: it is not found any more, since 2026-11-20T09:58:00.000Z.',
+    `warning: The models of the machine odd cannot be read: ${error}.`
+  ])
 })
 
 t.test('chores that failed, and calls whose price nobody knows', async t => {

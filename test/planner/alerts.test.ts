@@ -128,6 +128,24 @@ t.test('a machine that is blocked or removed is not spoken of any more', async t
   t.equal(bot.calls.length, 2, 'approved again, it is news')
 })
 
+t.test('a machine on which a load hangs is told once, and when loading goes on', async t => {
+  const { pool } = await createDatabase(t)
+  const rows = createRows(pool)
+  const bot = await startBotApi(t)
+  const { look } = createTeller(t, pool, { bot })
+  await rows.machine('rtx', 'up', { stuck_model: 'big:<70b>', stuck_until: new Date(Date.now() + 600_000) })
+  await look()
+  await look()
+  t.match(
+    bot.calls.map(({ body }) => body.text),
+    [/^<b>Loading hangs<\/b>\n<code>rtx<\/code> does not finish loading <code>big:&lt;70b&gt;<\/code>/]
+  )
+  await rows.later()
+  await pool.query('update devices set stuck_until = now()')
+  await look()
+  t.match(bot.calls[1]?.body.text, /<b>Loading goes on<\/b>/)
+})
+
 t.test('a queue in which jobs wait while nothing runs is told, and when it moves again', async t => {
   const { pool } = await createDatabase(t)
   const rows = createRows(pool)

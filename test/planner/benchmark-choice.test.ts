@@ -26,6 +26,7 @@ const targets = [
   target('box2', 'big:70b', own),
   target('cloud', 'gold', price(10, 10.02)),
   target('cloud', 'edge', price(5, 15)),
+  target('cloud', 'toll', { source: 'provider', tokens: { inputUsdPer1m: 0, outputUsdPer1m: 0, requestUsd: 5 } }),
   target('cloud', 'fog', unknown),
   target('cloud', 'gift', { source: 'free', tokens: null })
 ]
@@ -61,6 +62,7 @@ t.test('what is not clear, not there, not a chat model or too dear is refused', 
     [{ deviceId: 'box1', provider: 'cloud', model: 'gold' }, /"box1 and cloud"/],
     [{ deviceId: 'box1', model: 'embed' }, /does not answer chat/],
     [{ model: 'gold' }, /"cloud\/gold" costs \$10\.01 per million tokens, the mean of prompt \(\$10\) and answer \(\$10\.02\).*\$10 /],
+    [{ model: 'toll' }, /"cloud\/toll" costs \$2500 per million tokens.*, with \$5 a request;.*\$10 /],
     [{ model: 'fog' }, /price of "cloud\/fog" is unknown.*\$10 .*"pay": true/]
   ]
   for (const [asked, message] of table) t.match(choose(asked), { message }, JSON.stringify(asked))

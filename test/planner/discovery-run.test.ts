@@ -41,6 +41,7 @@ interface World {
   readonly pool: Pool
   /** By `address port`: Ollama, or why not; whoever is not in it refuses. */
   readonly answers: Map<string, 'ollama' | Reason>
+  version: string
   tailscale: TailscaleReading
   run(changes?: Partial<DiscoveryPorts>): Promise<DiscoveryResult>
   device(id: string): Promise<DeviceRecord>
@@ -53,11 +54,12 @@ async function world(t: Test): Promise<World> {
   const probe: Probe = async (address, port) => {
     const answer = answers.get(`${address} ${port}`) ?? 'refused'
     if (answer !== 'ollama') return { kind: 'nothing', reason: answer, detail: `It is ${answer}.` } satisfies ProbedNothing
-    return { kind: 'ollama', url: `http://${address}:${port}`, version: '0.32.7', modelCount: 1, models: ['a'], loaded: [] }
+    return { kind: 'ollama', url: `http://${address}:${port}`, version: made.version, modelCount: 1, models: ['a'], loaded: [] }
   }
   const made: World = {
     pool,
     answers,
+    version: '0.32.7',
     tailscale: running(),
     run: changes =>
       discover(
@@ -124,6 +126,23 @@ t.test('a known machine that turns hostile is marked and stays what it was; foun
   w.answers.set(first, 'hostile')
   await w.run()
   t.same((await w.events('gpu1')).slice(-2), [['marked', 'old_ollama'], marked], 'and it is news again')
+})
+
+t.test('a machine with a known flaw is marked when it is found, before anybody approves it, until it is found mended', async t => {
+  const w = await world(t)
+  w.tailscale = running(peer(1))
+  w.answers.set(first, 'ollama')
+  w.version = '0.17.0'
+  await w.run()
+  await w.run()
+  t.match(await w.device('gpu1'), { state: 'proposed', version: '0.17.0', marks: ['old_ollama'] })
+  t.same(await w.events('gpu1'), [
+    ['found', null],
+    ['marked', 'old_ollama']
+  ])
+  w.version = '0.17.1'
+  await w.run()
+  t.same((await w.device('gpu1')).marks, [])
 })
 
 t.test('one that was found by its habit on this machine is marked too', async t => {

@@ -29,14 +29,16 @@ function entry(id: string, changes: Record<string, unknown> = {}): Record<string
   }
 }
 
-/** An OpenRouter whose list the test sets; null = it is broken. */
+/** An OpenRouter whose lists the test sets; null = it is broken, undefined = there is none. */
 async function openRouter(t: Test) {
-  const state: { list: readonly unknown[] | null; asked: number } = { list: [], asked: 0 }
+  const state: { list: readonly unknown[] | null; embedding?: readonly unknown[] | null; asked: number } = { list: [], asked: 0 }
   const server = createServer(({ url }, response) => {
-    if (url?.endsWith('/embeddings/models')) return void response.writeHead(404).end('{}')
-    state.asked++
-    if (state.list === null) return void response.writeHead(500, { 'content-type': 'application/json' }).end('{"error":"down"}')
-    response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ data: state.list }))
+    const isEmbedding = url?.endsWith('/embeddings/models') === true
+    if (!isEmbedding) state.asked++
+    const list = isEmbedding ? state.embedding : state.list
+    if (list === undefined) return void response.writeHead(404).end('{}')
+    if (list === null) return void response.writeHead(500, { 'content-type': 'application/json' }).end('{"error":"down"}')
+    response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ data: list }))
   })
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
   const outbound = createOutbound()
@@ -125,6 +127,82 @@ t.test('a list that fails, or is empty, takes nothing away', async t => {
   }
   t.same(await names(), ['a/one'])
   t.equal(told.length, 1)
+})
+
+const unread = { pricing: { prompt: 'NaN', completion: 'NaN' } }
+const many = (count: number) => Array.from({ length: count }, (_, index) => entry(`a/m${index}`))
+
+t.test('a list whose prices cannot be read is not believed, and offers nothing dear', async t => {
+  const { state, ports, names } = await openRouter(t)
+  state.list = [entry('a/one', unread), entry('openrouter/auto', { pricing: { prompt: '-1', completion: '-1' } })]
+  const refused = [{ listed: 0, error: 'openrouter lists no price that can be read: nothing was changed' }]
+  t.match(await syncModels(ports(), signal), refused)
+  t.equal(await names(), undefined)
+  state.list = [entry('a/one')]
+  await syncModels(ports(), signal)
+  state.list = [entry('a/one', unread), entry('b/two', { pricing: undefined })]
+  t.match(await syncModels(ports({ believesAll: true }), signal), refused)
+  t.same(await names(), ['a/one'])
+})
+
+t.test('one of two lists that is empty or broken takes nothing away', async t => {
+  const { state, ports, names } = await openRouter(t)
+  const vectors = { architecture: { output_modalities: ['embeddings'] } }
+  state.list = [entry('a/one'), entry('b/both')]
+  state.embedding = [entry('c/vectors', vectors), entry('b/both')]
+  t.match(await syncModels(ports(), signal), [{ error: null }])
+  t.same(await names(), ['a/one', 'b/both', 'c/vectors'])
+
+  state.list = []
+  t.match(await syncModels(ports(), signal), [{ error: /lists no model that chats, as it did before .*--force.*: nothing was changed/ }])
+  t.same(await names(), ['a/one', 'b/both', 'c/vectors'])
+
+  state.list = [entry('b/both'), entry('d/new')]
+  state.embedding = null
+  t.match(await syncModels(ports(), signal), [
+    { added: ['d/new'], gone: ['a/one'], error: /^its embedding models could not be read, those known are kept: .*500/ }
+  ])
+  t.same(await names(), ['b/both', 'd/new', 'c/vectors'])
+  const [both] = (await offeredModels(ports().pool, 'openrouter')) ?? []
+  t.same(both?.operations, ['chat', 'complete', 'embed'])
+
+  delete state.embedding
+  t.match(await syncModels(ports(), signal), [{ gone: [], error: null }], 'a server without such a list')
+  state.embedding = [entry('c/vectors', vectors)]
+  t.match(await syncModels(ports(), signal), [{ gone: [], error: null }])
+  t.same((await offeredModels(ports().pool, 'openrouter'))?.[0]?.operations, ['chat', 'complete'])
+})
+
+t.test('a list that is suddenly a fifth of what it was is believed only by somebody’s word', async t => {
+  const { state, ports, names } = await openRouter(t)
+  state.list = many(20)
+  await syncModels(ports(), signal)
+  state.list = many(4)
+  t.match(await syncModels(ports(), signal), [{ error: null }], 'a fifth is still a list')
+  state.list = many(20)
+  await syncModels(ports(), signal)
+  state.list = many(3)
+  for (let time = 0; time < 2; time++) {
+    t.match(await syncModels(ports(), signal), [
+      { error: 'openrouter lists 3 models for chat, and listed 20 before ("llm-mcp models sync --force" believes it): nothing was changed' }
+    ])
+  }
+  t.equal((await names())?.length, 20)
+  const forced = await syncModels(ports({ believesAll: true }), signal)
+  t.match(forced, [{ error: null }])
+  t.equal((await names())?.length, 3)
+})
+
+t.test('of more than 5,000 models the rest is not read, which is said, and what was known stays', async t => {
+  const { state, ports, pool } = await openRouter(t)
+  state.list = [entry('z/known')]
+  await syncModels(ports(), signal)
+  state.list = [...many(5_000), entry('z/known')].map(({ id, pricing }) => ({ id, pricing }))
+  const results = await syncModels(ports(), signal)
+  t.match(results, [{ gone: [], error: null, note: 'of its 5001 models, only the first 5000 are read' }])
+  t.match(syncNote(results), /only the first 5000 are read/)
+  const { rows } = await pool.query(`select from models where model = 'z/known' and gone_at is null`)
+  t.equal(rows.length, 1)
 })
 
 t.test('one provider that fails does not keep the others from being asked', async t => {

@@ -112,6 +112,23 @@ t.test('what others found is believed until the machine says otherwise itself', 
   t.equal(pulse.verdict(10_030).state, 'up')
 })
 
+t.test('one in whose place something else answers is down: at once when it was never itself, else with the second answer', async t => {
+  const fresh = createPulse()
+  fresh.wrong(10)
+  t.same(fresh.verdict(10), { state: 'down', why: 'other' })
+  const pulse = healthy()
+  pulse.wrong(10_020)
+  t.equal(pulse.verdict(10_020).state, 'up')
+  t.equal(pulse.pauseMs(false, 10_020), 500, 'it is asked again soon')
+  pulse.alive(10_030)
+  pulse.wrong(10_520)
+  t.equal(pulse.verdict(10_520).state, 'up', 'it sent a token in between')
+  pulse.wrong(11_020)
+  t.same(pulse.verdict(11_020), { state: 'down', why: 'other' })
+  pulse.answered(pulse.asked(11_500), 11_510)
+  t.same(pulse.verdict(11_510), { state: 'up', why: null })
+})
+
 t.test('an idle machine is asked every 5 s, a busy one and one in doubt every half second', async t => {
   const pulse = healthy()
   pulse.alive(10_015)
@@ -168,7 +185,21 @@ t.test('two processes ask a machine, the same two for everybody, and few machine
 })
 
 t.test('an Ollama before 0.17.1 is marked', async t => {
-  for (const version of ['0.17.0', '0.9.99', '0.0.1', 'v0.16.3-rc1']) t.same(marksOf('ollama', version), ['old_ollama'], version)
-  for (const version of ['0.17.1', '0.18.0', '1.0.0', '0.100.0', 'nightly', '', '0.17']) t.same(marksOf('ollama', version), [], version)
+  for (const version of ['0.17.0', '0.9.99', '0.0.1', 'v0.16.3-rc1', '0.17.1-rc0', 'v0.17.1-rc2-3-g1a2b3c'])
+    t.same(marksOf('ollama', version), ['old_ollama'], version)
+  for (const version of [
+    '0.17.1',
+    'v0.17.1',
+    '0.17.1-5-g1a2b3c',
+    '0.17.1+cuda',
+    '0.17.2-rc0',
+    '0.18.0',
+    '1.0.0',
+    '0.100.0',
+    'nightly',
+    '',
+    '0.17'
+  ])
+    t.same(marksOf('ollama', version), [], version)
   t.same(marksOf('openai', '0.1.0'), [])
 })

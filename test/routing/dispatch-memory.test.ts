@@ -1,8 +1,8 @@
 // Calls and the memory of machines: room before a call, a load freed with the first token, and what becomes of those whose load hangs.
 
 import t from 'tap'
-import type { Brain } from '../../routing/brain/brain.ts'
-import { createCatalog } from '../../routing/catalog.ts'
+import { type Brain, createBrain } from '../../routing/brain/brain.ts'
+import { type Catalog, createCatalog } from '../../routing/catalog.ts'
 import { createDispatch, type DispatchPorts } from '../../routing/dispatch.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import { createLoad } from '../../routing/load.ts'
@@ -57,6 +57,19 @@ const request: ModelRequest = {
   localOnly: false
 }
 
+function catalogOf(targets: readonly Target[]): Catalog {
+  return createCatalog({
+    upstreams: targets.map(({ upstream }) => upstream),
+    targets,
+    listed: new Set(targets.map(({ upstream }) => upstream.id)),
+    aliases: new Map(),
+    auto: [],
+    prices: { configured: new Map(), registered: () => null },
+    vectorSpaces: new Map(),
+    demo: { ...target('echo', false), id: 'echo/echo', model: 'echo' }
+  })
+}
+
 /** A dispatch whose machines are prepared as the test says. */
 function house(targets: readonly Target[], more: Partial<DispatchPorts> = {}) {
   const said: string[] = []
@@ -82,16 +95,7 @@ function house(targets: readonly Target[], more: Partial<DispatchPorts> = {}) {
       }
     }
   }
-  const catalog = createCatalog({
-    upstreams: targets.map(({ upstream }) => upstream),
-    targets,
-    listed: new Set(targets.map(({ upstream }) => upstream.id)),
-    aliases: new Map(),
-    auto: [],
-    prices: { configured: new Map(), registered: () => null },
-    vectorSpaces: new Map(),
-    demo: { ...target('echo', false), id: 'echo/echo', model: 'echo' }
-  })
+  const catalog = catalogOf(targets)
   let ids = 0
   const dispatch = createDispatch({
     catalog: () => catalog,
@@ -260,25 +264,32 @@ t.test('what a provider tells of its limit is learned with the call it answers',
 })
 
 t.test('a client that leaves while a place is asked for is not queued', async t => {
-  const waiting: string[] = []
-  const asked = Promise.withResolvers<boolean>()
   const box = target('box')
-  const brain = { arrived: () => null, full: () => {}, eta: () => null, plan: () => [] } as Partial<Brain> as Brain
-  const { run, summaries } = house([box], {
-    brain,
-    slots: { claim: () => asked.promise, release: () => {} },
-    overflow({ request: { id } }) {
-      waiting.push(id)
-      return { resume() {}, cancel() {} }
-    },
-    load: { ...createLoad(() => 0), inFlight: () => (isFull ? 9 : 0) }
-  })
-  let isFull = false
-  const running = run()
-  running.cancel(null)
-  isFull = true
-  asked.resolve(false)
-  await turns()
-  t.same(waiting, [])
-  t.match(summaries, [{ outcome: 'aborted', error: { code: 'client_gone' } }])
+  for (const leaves of [true, false]) {
+    const brain = createBrain({
+      catalog: () => catalogOf([box]),
+      profile: () => null,
+      usdPerKwh: 0.25,
+      random: () => 0,
+      now: () => 0,
+      epoch: () => 0
+    })
+    const waiting: string[] = []
+    const asked = Promise.withResolvers<boolean>()
+    const { run, summaries } = house([box], {
+      brain,
+      slots: { claim: () => asked.promise, release: () => {} },
+      overflow({ request: { id } }) {
+        waiting.push(id)
+        return { resume() {}, cancel() {} }
+      }
+    })
+    const running = run({ id: '01890000-0000-7000-8000-000000000000' })
+    t.same(waiting, [])
+    if (leaves) running.cancel(null)
+    asked.resolve(false)
+    await turns()
+    t.equal(waiting.length, leaves ? 0 : 1)
+    if (leaves) t.match(summaries, [{ outcome: 'aborted', error: { code: 'client_gone' } }])
+  }
 })

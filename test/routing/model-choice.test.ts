@@ -78,12 +78,35 @@ t.test('free models take no place of those that cost, and embedding models none 
   )
 })
 
-t.test('of a server that tells no prices, the first of its list are offered', async t => {
-  t.same(outcome([listing('a', { price: null }), listing('b', { price: null }), listing('c', { price: null })]), {
-    a: null,
-    b: null,
-    c: 'below_the_top'
+t.test('a list without any price that can be read lifts no limit', async t => {
+  t.same(outcome([listing('a', { price: null }), listing('openrouter/auto', { price: null })]), {
+    a: 'price_unknown',
+    'openrouter/auto': 'price_unknown'
   })
+})
+
+t.test('a price per request counts as that of 2,000 tokens more, and is not free', async t => {
+  const perRequest = (requestUsd: number) => ({ price: { ...price(0, 0), requestUsd } })
+  t.same(
+    outcome([
+      listing('dear', perRequest(5)),
+      listing('just-dear', perRequest(0.0201)),
+      listing('fair', perRequest(0.02)),
+      listing('a'),
+      listing('b'),
+      listing('free', { price: price(0, 0) }),
+      listing('free-too', { ...perRequest(0), maxContextTokens: 1 })
+    ]),
+    {
+      dear: 'too_expensive',
+      'just-dear': 'too_expensive',
+      fair: 'below_the_top',
+      a: null,
+      b: null,
+      free: null,
+      'free-too': 'below_the_top'
+    }
+  )
 })
 
 t.test('what the operator has named is offered at any price', async t => {

@@ -95,7 +95,6 @@ export const behaviours: Readonly<Record<string, Behaviour>> = {
     error: { message: `context length exceeded: ${quoteOf(call)}`, code: 'context_length_exceeded' }
   })),
   'nothing here': tell(404, json, faultOf),
-  'too many requests': tell(429, json, faultOf),
   'its own fault': tell(500, json, faultOf),
   'a bare text': tell(502, 'text/plain', quoteOf),
   'a page': tell(503, 'text/html', call => `<html><title>${quoteOf(call)}</title><p>${quoteOf(call)}</p></html>`),
@@ -113,7 +112,9 @@ export const behaviours: Readonly<Record<string, Behaviour>> = {
   },
   'a broken connection': (_call, response) => void response.destroy(),
   'a refused account': tell(403, json, faultOf),
-  'a refused key': tell(401, json, faultOf)
+  'a refused key': tell(401, json, faultOf),
+  // The last: whoever was refused waits before he asks again.
+  'too many requests': tell(429, json, faultOf)
 }
 
 const tools = [

@@ -109,7 +109,9 @@ export function startCompatible(
   t: Test,
   options: { readonly models?: readonly object[]; readonly behaviour?: Behaviour; readonly billPath?: string; readonly port?: number } = {}
 ) {
-  const models = options.models ?? [{ id: 'gpt-4o-mini', object: 'model', created: 1, owned_by: 'test' }]
+  // OpenRouter's list has prices, or none of it is offered.
+  const pricing = { prompt: '0.00000015', completion: '0.0000006' }
+  const models = options.models ?? [{ id: 'gpt-4o-mini', object: 'model', created: 1, owned_by: 'test', pricing }]
   return startFake(t, {
     chatPath: '/chat/completions',
     inventory: call => (call.path.endsWith('/models') ? { object: 'list', data: models } : undefined),

@@ -38,7 +38,7 @@ export function deviceTable(devices: readonly Fields[], nowMs: number): string {
     ['id', 'state', 'health', 'in use', 'models', 'url', 'seen'],
     devices.map(device => [
       String(device.id),
-      device.gone_at === null ? String(device.state) : `${String(device.state)}, gone`,
+      [String(device.state), ...(device.gone_at === null ? [] : ['gone']), ...listOf(device.marks).map(String)].join(', '),
       String(device.health),
       `${String(device.in_use)}/${String(device.max_concurrency)}`,
       String(listOf(device.models).length || (device.models_found ?? 0)),

@@ -105,6 +105,7 @@ t.test('with too few calls to speak of a rate it rests, longer each time, and no
     atS += 70
   }
   t.same(rests, [1, 2, 4, 8, 16, 32, 60, 60])
+  t.equal(buckets.waitS('p', 0, 7 * 70 + 0.2, false), 0, 'who has nothing else may try')
   t.equal(buckets.waitS('p', 1_000, 10_000), 0, 'and then it may be asked as before')
   buckets.sent('p', 10_000)
   buckets.taken('p')
