@@ -83,6 +83,8 @@ const promptTokensAtLeast = 20
 const cachedRatio = 4
 // Beside others a prompt's time is no longer its own.
 const aloneAtMost = 1.3
+// One that counts five times must be sure.
+const aloneInBenchmark = 1.02
 // Of a model that is in memory, `load_duration` is some tens of milliseconds.
 const loadMsAtLeast = 150
 // What is beyond is a broken counter.
@@ -125,7 +127,7 @@ function withPrompt(profile: Profile, { prompt, isBenchmark }: Observation): Pro
   if (prompt === null || !isLong(prompt, promptTokensAtLeast)) return profile
   const known = profile.promptSPerToken
   const concurrency = Math.max(1, prompt.concurrency)
-  if (known !== null && concurrency > aloneAtMost) return profile
+  if (known !== null && concurrency > (isBenchmark ? aloneInBenchmark : aloneAtMost)) return profile
   const took = prompt.ms / 1_000 / prompt.tokens / concurrency
   if (known !== null && !isBenchmark && took < known / cachedRatio) return profile
   // Much too slow is believed sooner: what seems too fast may have been in the cache.

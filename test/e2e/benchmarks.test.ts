@@ -82,7 +82,10 @@ t.test('a benchmark finds the speeds that its machine was given', async t => {
   isWithin(t, 0.1, [profile.tokens_per_s_at_two, 40 / 1.5], 'profile: tokens/s at two')
   isWithin(t, 0.1, [profile.tokens_per_s_at_four, 40 / 2.5], 'profile: tokens/s at four')
   isWithin(t, 0.1, [profile.prompt_tokens_per_s, 2_000], 'profile: prompt tokens/s')
-  t.match(profile, { samples: { answers: 11, prompts: 7, loads: 1, failures: 0 } })
+  t.match(profile, { samples: { answers: 11, loads: 1, failures: 0 } })
+  // Also the first of two or four, when its prompt was read before the others came.
+  const { prompts } = (profile as { samples: { prompts: number } }).samples
+  t.ok(prompts >= 7 && prompts <= 9, `${prompts} prompts`)
   await until('it to be kept', async () => (await pool.query('select from device_models where profile_samples = 11')).rows.length === 1)
 
   const { rows } = await pool.query('select distinct class, source from jobs')

@@ -265,6 +265,8 @@ t.test('a gateway that ends in order gives its jobs back, and they lose no try',
   const gateway = await startGateway(t, options)
   const id = await jobsOf(gateway).chat('kept')
   await jobsOf(gateway).until(id, 'running')
+  // Claimed is not called: there may be room to make first.
+  await until('the call', () => machine.held.length > 0)
   machine.behaviour = sayNatively('at once')
   const stopping = gateway.stop()
   // It lets a running answer finish; this one does.
