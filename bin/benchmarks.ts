@@ -3,15 +3,17 @@
 import { readBody } from '../gateway/body.ts'
 import { readChatBody } from '../gateway/dialects/openai-chat.ts'
 import type { BenchmarksPorts } from '../gateway/routes/benchmarks.ts'
-import type { Outbound } from '../outbound/client.ts'
-import { runBenchmarks } from '../planner/benchmark.ts'
+import { cancelBenchmark, runBenchmarks } from '../planner/benchmark.ts'
 import { chooseBenchmark } from '../planner/benchmark-choice.ts'
 import type { Chore } from '../planner/chores.ts'
+import type { CommandedMemory } from '../planner/memory.ts'
+import type { ProfileKeeper } from '../planner/profiles.ts'
 import type { Jobs } from '../queue/types.ts'
 import type { Catalog } from '../routing/catalog.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { ModelRequest, Target } from '../routing/types.ts'
 import { findBenchmark, insertBenchmark, listBenchmarks } from '../store/benchmarks.ts'
+import { fleetChannel, notify } from '../store/channels.ts'
 import { callChore } from '../store/chores.ts'
 import { findDevice } from '../store/fleet.ts'
 import type { Pool } from '../store/pool.ts'
@@ -25,20 +27,17 @@ const name = 'benchmarks'
 // Whoever asks for one calls for it; this is for what was left over.
 const everyMs = 15_000
 const limitMs = 6 * 3_600_000
-const unloadWithinMs = 30_000
-const unloadCapBytes = 64 * 1024
 
 export function createBenchmarks(ports: {
   readonly pool: Pool
-  readonly jobs: Pick<Jobs, 'submit' | 'find'>
+  readonly jobs: Pick<Jobs, 'submit' | 'find' | 'earlier' | 'cancel'>
   readonly catalog: () => Catalog
-  readonly outbound: Outbound
+  readonly memory: Pick<CommandedMemory, 'unload'>
+  readonly profiles: Pick<ProfileKeeper, 'measured' | 'flush'>
   readonly maxUsdPer1m: number
-  /** What was learned of machines is written down. */
-  readonly keep: () => Promise<void>
   readonly newId: () => string
 }): Benchmarks {
-  const { pool, jobs, catalog, outbound, newId } = ports
+  const { pool, jobs, catalog, memory, profiles, newId } = ports
   const work = {
     pool,
     jobs,
@@ -47,31 +46,24 @@ export function createBenchmarks(ports: {
     request,
     isIdle: async (deviceId: string) => (await findDevice(pool, deviceId))?.taken === 0,
     unload,
-    keep: ports.keep,
+    refresh,
+    learn: profiles.measured,
+    keep: profiles.flush,
     newId,
     random: Math.random
   }
 
-  /** By Ollama's own word for it: nothing to say, and nothing to be kept. */
-  async function unload({ upstream, model }: Target, signal: AbortSignal): Promise<boolean> {
-    if (upstream.adapter !== 'ollama') return false
-    const { origin, pathname } = new URL(upstream.baseUrl)
-    const { status } = await outbound.fetchText(
-      {
-        origin,
-        path: `${pathname.replace(/\/$/, '')}/api/generate`,
-        method: 'POST',
-        headers: {
-          ...upstream.headers,
-          'content-type': 'application/json',
-          ...(upstream.apiKey === null ? {} : { authorization: `Bearer ${upstream.apiKey}` })
-        },
-        body: JSON.stringify({ model, keep_alive: 0, stream: false }),
-        connectMs: upstream.timeouts.connectMs
-      },
-      { maxBytes: unloadCapBytes, timeoutMs: unloadWithinMs, signal }
-    )
-    return status === 200
+  async function unload(target: Target, signal: AbortSignal): Promise<boolean> {
+    try {
+      return await memory.unload(target, signal)
+    } finally {
+      await refresh(target)
+    }
+  }
+
+  /** All gateways ask it, this one too. Those that do not hear of it ask within 15 s anyway. */
+  async function refresh({ upstream }: Target): Promise<void> {
+    if (upstream.device !== null) await notify(pool, [{ channel: fleetChannel, payload: upstream.id }]).catch(() => {})
   }
 
   return {
@@ -95,6 +87,7 @@ export function createBenchmarks(ports: {
         return benchmark
       },
       find: id => findBenchmark(pool, id),
+      cancel: id => cancelBenchmark(work, id),
       list: query => listBenchmarks(pool, query)
     },
     chore: { name, everyMs, atOnce: true, limitMs, run: signal => runBenchmarks(work, signal) }

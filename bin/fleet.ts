@@ -17,6 +17,7 @@ import { fleetChannel, healthChannel } from '../store/channels.ts'
 import { callChore } from '../store/chores.ts'
 import {
   type DeviceRecord,
+  declareMachines,
   findDevice,
   lastDiscovery,
   listDevices,
@@ -24,6 +25,7 @@ import {
   patchDevice,
   type StoredLimits,
   setHealth,
+  settleDeclared,
   setVersion
 } from '../store/fleet.ts'
 import type { Pool } from '../store/pool.ts'
@@ -44,10 +46,15 @@ export interface Fleet {
 
 export const discovery = 'discovery'
 
-// Somebody waits for the answer; a look takes a few seconds, and another process may be at it.
+// Somebody waits for the answer, and another process may be at it. A second until one looks, five for a slow `tailscale`, 18 to ask and
+// 2.5 for the last answers (planner/discovery/look.ts).
 const discoveryWithinMs = 30_000
 const pollMs = 100
+const callEveryMs = 1_000
 const awayWithinMs = 500
+const declareEveryMs = 30_000
+// A gateway that starts again within a minute still has its machines.
+const unusedForS = 60
 
 export function createFleet(ports: {
   readonly settings: Settings
@@ -56,6 +63,8 @@ export function createFleet(ports: {
   readonly outbound: Outbound
   /** Those of the configuration. */
   readonly upstreams: readonly Upstream[]
+  /** Machines that the configuration names, and this host's own. */
+  readonly declared: readonly string[]
   readonly inFlight: (upstreamId: string) => number
   readonly profileOf: (deviceId: string, model: string) => Profile | null
   /** Calls that run there are to fail now. */
@@ -121,6 +130,16 @@ export function createFleet(ports: {
     health.watch(machines().map(upstream => watched(upstream, onlyHosts.get(deviceId(upstream)) ?? loopbackOf(upstream))))
   }
 
+  /** Tells the others which machines are in use here, and that those of the configuration are gone which nobody has there any more. */
+  async function declare(unusedS: number): Promise<void> {
+    try {
+      await declareMachines(pool, ports.processId, ports.declared)
+      await settleDeclared(pool, unusedS)
+    } catch (error) {
+      log('which machines are configured could not be written down', error)
+    }
+  }
+
   function reload(): void {
     again = true
     if (!isLoading) void loadAll()
@@ -165,16 +184,25 @@ export function createFleet(ports: {
 
   async function discover(): ReturnType<FleetPorts['discover']> {
     const before = (await lastDiscovery(pool))?.id ?? null
-    await callChore(pool, discovery)
-    for (const until = performance.now() + discoveryWithinMs; performance.now() < until; ) {
+    const beganAt = performance.now()
+    let calledAt: number | null = null
+    while (performance.now() - beganAt < discoveryWithinMs) {
       const last = await lastDiscovery(pool)
       if (last !== null && last.id !== before) return last
+      // A process that starts makes its chores known, and with that a call is forgotten; one that was done just now is not done again.
+      if (calledAt === null || performance.now() - calledAt >= callEveryMs) {
+        await callChore(pool, discovery, calledAt === null ? 0 : callEveryMs)
+        calledAt = performance.now()
+      }
       await new Promise(resolve => setTimeout(resolve, pollMs))
     }
     throw new GatewayError('no_capacity', 'No process looked for machines in time: one of them must have the role planner or all.', {
       retryAfterMs: 5_000
     })
   }
+
+  const declaring = setInterval(() => void declare(unusedForS), declareEveryMs)
+  declaring.unref()
 
   return {
     health,
@@ -201,6 +229,7 @@ export function createFleet(ports: {
     async start(given) {
       inventory = given
       await load().catch((error: unknown) => log('the machines could not be read yet', error))
+      await declare(0)
     },
     notified(channel, payload) {
       if (channel === fleetChannel && payload === '') reload()
@@ -213,6 +242,7 @@ export function createFleet(ports: {
     },
     close() {
       isClosed = true
+      clearInterval(declaring)
       health.close()
       teller.close()
     }

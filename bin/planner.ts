@@ -75,7 +75,8 @@ export function openPlanner(ports: {
     approve: where.approve,
     host: hostname(),
     newId: ports.newId,
-    now: () => performance.now()
+    now: () => performance.now(),
+    random: Math.random
   }
   const alerts = openAlerts(ports)
   // Of this host, and so in each process, not once for all.

@@ -179,6 +179,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     processId: identity.id,
     outbound,
     upstreams,
+    declared: [...upstreams, ...(candidate === null ? [] : [candidate])].filter(({ device }) => device !== null).map(deviceId),
     inFlight: id => load.inFlight(id),
     profileOf: profiles.of,
     onDown(id) {
@@ -228,9 +229,9 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     pool,
     jobs: queue.jobs,
     catalog: inventory.catalog,
-    outbound,
+    memory: { unload: (target, signal) => memory.unload(target, signal) },
+    profiles,
     maxUsdPer1m: settings.benchmarkMaxUsdPer1m,
-    keep: profiles.flush,
     newId
   })
   const planner = openPlanner({

@@ -1,26 +1,31 @@
 // Benchmarks: measures models, phase by phase, by jobs of class benchmark. Whoever goes on with one after its process died finds in its
-// row which phases are over, and in the queue, by their idempotency keys, the jobs of the one that is not.
+// row which phases are over, and in the queue, by their idempotency keys, the jobs of the one that is not. What was measured is learned
+// when all of it is over: one that is cancelled leaves no trace in the profile.
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobRecord, Jobs } from '../queue/types.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
+import type { Observation } from '../routing/profile.ts'
 import type { Caller, ModelRequest, Target } from '../routing/types.ts'
 import {
   type BenchmarkPhase,
-  type BenchmarkProgress,
   type BenchmarkRecord,
   benchmarkPhases,
+  endAsCancelled,
+  findBenchmark,
   finishBenchmark,
+  finishedBenchmarks,
   type Measure,
   openBenchmarks,
   saveBenchmark
 } from '../store/benchmarks.ts'
 import type { Pool } from '../store/pool.ts'
 import { refuseDear } from './benchmark-choice.ts'
+import { measureOf, observationOf, resultOf } from './benchmark-figures.ts'
 
 export interface BenchmarkPorts {
   readonly pool: Pool
-  readonly jobs: Pick<Jobs, 'submit' | 'find'>
+  readonly jobs: Pick<Jobs, 'submit' | 'find' | 'earlier' | 'cancel'>
   /** What is to be measured, as it is now; null when there is no such model. */
   readonly target: (id: string) => Target | null
   /** What a rented model may cost, unless somebody pays anyway. */
@@ -36,6 +41,10 @@ export interface BenchmarkPorts {
   readonly isIdle: (deviceId: string) => Promise<boolean>
   /** Takes the model out of the machine's memory. False where that cannot be asked for. */
   readonly unload: (target: Target, signal: AbortSignal) => Promise<boolean>
+  /** The machine has other models in memory than before: whoever sends it work asks it soon. Never rejects. */
+  readonly refresh: (target: Target) => Promise<void>
+  /** One answer that was measured teaches how fast the machine is. */
+  readonly learn: (deviceId: string, model: string, seen: Omit<Observation, 'atMs'>) => void
   /** What was learned of machines is written down now, as far as this process knows it. Never rejects. */
   readonly keep: () => Promise<void>
   readonly newId: () => string
@@ -63,9 +72,20 @@ const jobWithinMs = 3_600_000
 // After a start, a machine's models are there within seconds.
 const targetWithinMs = 30_000
 
+/**
+ * Ends it where it is, and with it the request that is on its way; one that is over stays as it is. Whoever works on it finds that out
+ * by itself. Null when there is none.
+ */
+export async function cancelBenchmark(ports: Pick<BenchmarkPorts, 'pool' | 'jobs'>, id: string): Promise<BenchmarkRecord | null> {
+  // First the row: whoever submits a job from now on sees it.
+  const benchmark = await endAsCancelled(ports.pool, id)
+  if (benchmark?.state === 'cancelled') await cancelJobs(ports, benchmark, benchmark.progress.phase)
+  return benchmark
+}
+
 /** Works on all that are open, one at a time on each machine, until none is left. Throws what kept it, or `signal`'s reason. */
 export async function runBenchmarks(ports: BenchmarkPorts, signal: AbortSignal): Promise<string> {
-  const running = new Map<string, { readonly place: string; readonly end: Promise<void> }>()
+  const running = new Map<string, { readonly place: string; readonly over: AbortController; readonly end: Promise<void> }>()
   const failures: unknown[] = []
   let count = 0
   try {
@@ -77,12 +97,14 @@ export async function runBenchmarks(ports: BenchmarkPorts, signal: AbortSignal):
         const isTaken = [...running].some(([id, other]) => id === benchmark.id || other.place === place)
         if (isTaken || running.size >= machinesAtOnce) continue
         count++
-        const end = measure(ports, benchmark, signal)
+        const over = new AbortController()
+        const end = measure(ports, benchmark, { leaving: signal, over: over.signal })
           .catch((error: unknown) => void failures.push(error))
           .finally(() => running.delete(benchmark.id))
-        running.set(benchmark.id, { place, end })
+        running.set(benchmark.id, { place, over, end })
       }
       if (running.size === 0) break
+      for (const id of await finishedBenchmarks(ports.pool, [...running.keys()])) running.get(id)?.over.abort(new Cancelled())
       await Promise.race([...[...running.values()].map(({ end }) => end), sleep(lookEveryMs, undefined, { signal }).catch(() => {})])
     }
   } finally {
@@ -92,12 +114,18 @@ export async function runBenchmarks(ports: BenchmarkPorts, signal: AbortSignal):
   return `${count} benchmarks`
 }
 
-/** Throws only what is not the benchmark's own end: `signal`'s reason, or a database that is away. */
-async function measure(ports: BenchmarkPorts, benchmark: BenchmarkRecord, signal: AbortSignal): Promise<void> {
+/** Throws only what is not the benchmark's own end: the reason of `leaving`, or a database that is away. `over`: it was cancelled. */
+async function measure(
+  ports: BenchmarkPorts,
+  benchmark: BenchmarkRecord,
+  { leaving, over }: { readonly leaving: AbortSignal; readonly over: AbortSignal }
+): Promise<void> {
   const { pool } = ports
+  const signal = AbortSignal.any([leaving, over])
   let progress = benchmark.progress
+  let target: Target | null = null
   try {
-    const target = await present(ports, benchmark, signal)
+    target = await present(ports, benchmark, signal)
     // Prices change while it waits.
     if (!benchmark.paysAnyway) refuseDear(target, ports.maxUsdPer1m)
     const steps = stepsOf(benchmark, target)
@@ -107,7 +135,7 @@ async function measure(ports: BenchmarkPorts, benchmark: BenchmarkRecord, signal
       if (progress.measures[step.phase] !== undefined) continue
       const done = Object.values(progress.measures).reduce((sum, { requests }) => sum + requests, 0)
       progress = { ...progress, phase: step.phase, done }
-      await saveBenchmark(pool, benchmark.id, progress)
+      await save()
       const seen = await carryOut(
         ports,
         { benchmark, target, step },
@@ -115,27 +143,44 @@ async function measure(ports: BenchmarkPorts, benchmark: BenchmarkRecord, signal
           signal,
           async onDone() {
             progress = { ...progress, done: progress.done + 1 }
-            await saveBenchmark(pool, benchmark.id, progress)
+            await save()
           }
         }
       )
-      // Before the phase is over for all: a phase that is over is not measured again.
-      await ports.keep()
       // One that was left out after all is no request to wait for.
       const fewer = step.skipped === null && seen.skipped !== null ? step.rounds * step.atOnce : 0
       progress = { ...progress, of: progress.of - fewer, measures: { ...progress.measures, [step.phase]: seen } }
       if (seen.requests > 0 && seen.failures === seen.requests) throw new Failed(step.phase, seen.error)
     }
     progress = { ...progress, phase: null }
-    await finishBenchmark(pool, benchmark.id, { progress, result: resultOf(progress), error: null })
+    await finish(null)
   } catch (thrown) {
-    signal.throwIfAborted()
+    leaving.throwIfAborted()
     const error = toGatewayError(thrown)
-    if (error.code === 'database_unavailable') throw thrown
-    const message = thrown instanceof Failed ? thrown.message : error.message
-    await finishBenchmark(pool, benchmark.id, { progress, result: resultOf(progress), error: message })
+    if (over.aborted || thrown instanceof Cancelled) {
+      await endAsCancelled(pool, benchmark.id)
+      await cancelJobs(ports, benchmark, progress.phase)
+    } else if (error.code === 'database_unavailable') throw thrown
+    else await finish(thrown instanceof Failed ? thrown.message : error.message)
+  } finally {
+    if (target !== null) await ports.refresh(target)
+  }
+
+  async function save(): Promise<void> {
+    if (!(await saveBenchmark(pool, benchmark.id, progress))) throw new Cancelled()
+  }
+
+  async function finish(error: string | null): Promise<void> {
+    // It was cancelled in this moment.
+    if ((await finishedBenchmarks(pool, [benchmark.id])).length > 0) return
+    // Before it is over for all who look: what they find in the profile then is what was measured.
+    if (target !== null) await learn(ports, benchmark, target)
+    await finishBenchmark(pool, benchmark.id, { progress, result: resultOf(progress), error })
   }
 }
+
+/** By whoever cancelled it, or one of its jobs. */
+class Cancelled extends Error {}
 
 class Failed extends Error {
   constructor(phase: BenchmarkPhase, error: string | null) {
@@ -152,6 +197,52 @@ async function present({ target }: BenchmarkPorts, benchmark: BenchmarkRecord, s
   }
 }
 
+/** What its jobs have seen, also those that another process had carried out. */
+async function learn(ports: BenchmarkPorts, benchmark: BenchmarkRecord, { upstream: { device }, model }: Target): Promise<void> {
+  if (device === null) return
+  for (const phase of benchmarkPhases) {
+    for (const job of await jobsOf(ports, benchmark, phase)) {
+      const seen = observationOf(job)
+      if (seen !== null) ports.learn(device.id, model, seen)
+    }
+  }
+  await ports.keep()
+}
+
+/** Those of a phase that were submitted. */
+async function jobsOf({ jobs }: Pick<BenchmarkPorts, 'jobs'>, benchmark: BenchmarkRecord, phase: BenchmarkPhase): Promise<JobRecord[]> {
+  const { rounds, atOnce } = sizeOf(phase, benchmark)
+  const found: JobRecord[] = []
+  for (let round = 0; round < rounds; round++) {
+    for (let nth = 0; nth < atOnce; nth++) {
+      const submitted = await jobs.earlier(benchmarkSource, keyOf(benchmark, { phase, round, nth }))
+      if (submitted !== null) found.push(submitted.job)
+    }
+  }
+  return found
+}
+
+async function cancelJobs(ports: Pick<BenchmarkPorts, 'jobs'>, benchmark: BenchmarkRecord, phase: BenchmarkPhase | null): Promise<void> {
+  if (phase === null) return
+  const open = (await jobsOf(ports, benchmark, phase)).filter(({ finishedAt }) => finishedAt === null)
+  await Promise.all(open.map(({ id }) => ports.jobs.cancel(id, null)))
+}
+
+function keyOf(
+  { id }: BenchmarkRecord,
+  { phase, round, nth }: { readonly phase: BenchmarkPhase; readonly round: number; readonly nth: number }
+): { readonly key: string; readonly hash: Buffer } {
+  const key = `${id}/${phase}/${round}/${nth}`
+  // The prompt is another one each time; what counts is that it is this measurement.
+  return { key, hash: Buffer.from(key) }
+}
+
+function sizeOf(phase: BenchmarkPhase, { runs }: BenchmarkRecord): { readonly rounds: number; readonly atOnce: number } {
+  if (phase === 'load') return { rounds: 1, atOnce: 1 }
+  if (phase === 'prompt') return { rounds: promptRuns, atOnce: 1 }
+  return { rounds: phase === 'alone' ? runs : roundsAtOnce[phase], atOnce: atOnceOf[phase] }
+}
+
 interface Step {
   readonly phase: BenchmarkPhase
   readonly rounds: number
@@ -161,15 +252,14 @@ interface Step {
   readonly skipped: string | null
 }
 
-function stepsOf({ runs }: BenchmarkRecord, { upstream }: Target): Step[] {
+function stepsOf(benchmark: BenchmarkRecord, { upstream }: Target): Step[] {
   const places = upstream.device?.maxConcurrency ?? Number.POSITIVE_INFINITY
   const rented = upstream.device === null ? 'It is a rented model.' : null
   return benchmarkPhases.map(phase => {
-    if (phase === 'load') return { phase, rounds: 1, atOnce: 1, maxTokens: 1, skipped: rented }
-    if (phase === 'prompt') return { phase, rounds: promptRuns, atOnce: 1, maxTokens: 1, skipped: rented }
-    const atOnce = atOnceOf[phase]
-    const skipped = atOnce <= places ? null : `The machine gives ${places} at once.`
-    return { phase, rounds: phase === 'alone' ? runs : roundsAtOnce[phase], atOnce, maxTokens: answerTokens, skipped }
+    const size = sizeOf(phase, benchmark)
+    if (phase === 'load' || phase === 'prompt') return { phase, ...size, maxTokens: 1, skipped: rented }
+    const skipped = size.atOnce <= places ? null : `The machine gives ${places} at once.`
+    return { phase, ...size, maxTokens: answerTokens, skipped }
   })
 }
 
@@ -187,8 +277,12 @@ async function carryOut(
   for (let round = 0; round < step.rounds; round++) {
     const jobs = await Promise.all(
       Array.from({ length: step.atOnce }, async (_, nth) => {
-        const job = await submit(ports, { benchmark, target, step }, `${benchmark.id}/${step.phase}/${round}/${nth}`, signal)
+        const idempotency = keyOf(benchmark, { phase: step.phase, round, nth })
+        const job = await submit(ports, { benchmark, target, step, idempotency }, signal)
+        // Whoever cancelled it just now may not have seen this job.
+        if ((await findBenchmark(ports.pool, benchmark.id))?.finishedAt !== null) throw new Cancelled()
         const over = await endOf(ports, job, signal)
+        if (over.status === 'cancelled') throw new Cancelled()
         await onDone()
         return over
       })
@@ -211,8 +305,17 @@ async function unloaded({ isIdle, unload }: BenchmarkPorts, target: Target, sign
 
 async function submit(
   { jobs, request, newId, random }: BenchmarkPorts,
-  { benchmark, target, step }: { readonly benchmark: BenchmarkRecord; readonly target: Target; readonly step: Step },
-  key: string,
+  {
+    benchmark,
+    target,
+    step,
+    idempotency
+  }: {
+    readonly benchmark: BenchmarkRecord
+    readonly target: Target
+    readonly step: Step
+    readonly idempotency: ReturnType<typeof keyOf>
+  },
   signal: AbortSignal
 ): Promise<JobRecord> {
   const id = newId()
@@ -232,8 +335,7 @@ async function submit(
         deadlineAt: Date.now() + jobWithinMs,
         maxCostUsd: null,
         stream: true,
-        // The prompt is another one each time; what counts is that it is this measurement.
-        idempotency: { key, hash: Buffer.from(key) },
+        idempotency,
         metadata: { benchmark: benchmark.id, phase: step.phase },
         webhookUrl: null
       })
@@ -270,87 +372,4 @@ function wordsOf(count: number, random: () => number): string {
 function longText({ contextTokens }: Target, random: () => number): string {
   const tokens = Math.min(promptTokens, Math.floor((contextTokens ?? promptTokens * 2) / 2))
   return `${wordsOf(Math.max(10, Math.floor(tokens / 3)), random)}. Answer with one word.`
-}
-
-interface Seen {
-  readonly loadMs: number | null
-  readonly ttftMs: number | null
-  readonly prompt: Pace | null
-  readonly answer: Pace | null
-}
-
-interface Pace {
-  readonly tokens: number
-  readonly ms: number
-  readonly concurrency: number
-}
-
-function measureOf(jobs: readonly JobRecord[], phase: BenchmarkPhase): Measure {
-  const seen = jobs.filter(({ status }) => status === 'done').map(({ usage }) => seenOf(usage ?? {}))
-  const failed = jobs.filter(({ status }) => status !== 'done')
-  const answers = phase === 'load' || phase === 'prompt' ? [] : seen.flatMap(({ answer }) => (answer === null ? [] : [answer]))
-  const prompts = phase === 'prompt' ? seen.flatMap(({ prompt }) => (prompt === null ? [] : [prompt])) : []
-  return {
-    skipped: null,
-    requests: jobs.length,
-    failures: failed.length,
-    loadMs: phase === 'load' ? (seen[0]?.loadMs ?? null) : null,
-    promptTokensPerSecond: speed(prompts),
-    tokensPerSecond: speed(answers),
-    variation: variationOf([...answers, ...prompts].map(rate)),
-    ttftMs: phase === 'load' ? null : median(seen.flatMap(({ ttftMs }) => (ttftMs === null ? [] : [ttftMs]))),
-    concurrency: answers.length === 0 ? null : average(answers.map(({ concurrency }) => concurrency)),
-    error: failed.at(-1)?.error?.message ?? null
-  }
-}
-
-/** As queue/runs.ts writes it. */
-function seenOf(usage: Readonly<Record<string, unknown>>): Seen {
-  const figure = (value: unknown): number | null => (typeof value === 'number' && Number.isFinite(value) ? value : null)
-  const pace = (value: unknown): Pace | null => {
-    const { tokens, ms, concurrency } = (value ?? {}) as Readonly<Record<string, unknown>>
-    const [count, took] = [figure(tokens) ?? 0, figure(ms) ?? 0]
-    return count > 0 && took > 0 ? { tokens: count, ms: took, concurrency: figure(concurrency) ?? 1 } : null
-  }
-  return { loadMs: figure(usage.load_ms), ttftMs: figure(usage.ttft_ms), prompt: pace(usage.prompt), answer: pace(usage.answer) }
-}
-
-/** Tokens a second of one caller, over all of them; null = none. */
-function speed(paces: readonly Pace[]): number | null {
-  const ms = paces.reduce((sum, pace) => sum + pace.ms, 0)
-  return ms === 0 ? null : (paces.reduce((sum, { tokens }) => sum + tokens, 0) / ms) * 1_000
-}
-
-function rate({ tokens, ms }: Pace): number {
-  return tokens / ms
-}
-
-function average(figures: readonly number[]): number {
-  return figures.reduce((sum, figure) => sum + figure, 0) / figures.length
-}
-
-function variationOf(figures: readonly number[]): number | null {
-  if (figures.length < 2) return null
-  const mean = average(figures)
-  return Math.sqrt(average(figures.map(figure => (figure - mean) ** 2))) / mean
-}
-
-function median(figures: readonly number[]): number | null {
-  return figures.toSorted((a, b) => a - b)[Math.floor(figures.length / 2)] ?? null
-}
-
-/** In the words of the API. */
-function resultOf({ measures }: BenchmarkProgress): Readonly<Record<string, unknown>> {
-  const all = Object.values(measures)
-  return {
-    load_ms: measures.load?.loadMs ?? null,
-    prompt_tokens_per_s: measures.prompt?.promptTokensPerSecond ?? null,
-    tokens_per_s: measures.alone?.tokensPerSecond ?? null,
-    tokens_per_s_at_two: measures.two?.tokensPerSecond ?? null,
-    tokens_per_s_at_four: measures.four?.tokensPerSecond ?? null,
-    ttft_ms: measures.alone?.ttftMs ?? null,
-    variation: measures.alone?.variation ?? null,
-    requests: all.reduce((sum, { requests }) => sum + requests, 0),
-    failures: all.reduce((sum, { failures }) => sum + failures, 0)
-  }
 }

@@ -34,6 +34,8 @@ export interface MemoryPorts {
 export interface CommandedMemory extends MachineMemory {
   /** Watches over loads from now on. */
   start(): void
+  /** Takes an idle model out of memory; it is not loaded ahead of a request for a while. False where that cannot be asked for. Throws GatewayError. */
+  unload(target: Target, signal: AbortSignal): Promise<boolean>
   /** A machine was away: its memory is not what it was. */
   lost(deviceId: string): void
   /** Gives up loads that nobody asked for, and frees what is held. Never rejects. */
@@ -67,6 +69,8 @@ const watchEveryMs = 1_000
 const waitEveryMs = 250
 // A load that failed would fail again with the next request.
 const restAfterFailureMs = 60_000
+// Whoever had a model taken out wants to see it loaded by a request.
+const restAfterUnloadMs = 60_000
 const stuckS = 600
 // Another gateway's quarantine may be over before its time; then it is asked again.
 const askAgainMs = 30_000
@@ -78,6 +82,7 @@ export function createMachineMemory(ports: MemoryPorts): CommandedMemory {
   // By machine: the end of our last load there, on its way to the database.
   const ending = new Map<string, Promise<void>>()
   const restUntil = new Map<string, number>()
+  const outUntil = new Map<string, number>()
   /** Machines where another process loads something: upstream by device. */
   const elsewhere = new Map<string, string>()
   const running = new Set<Promise<void>>()
@@ -180,6 +185,19 @@ export function createMachineMemory(ports: MemoryPorts): CommandedMemory {
     for (const { upstream } of victims.slice(0, 1)) ports.refresh(upstream.id)
   }
 
+  async function unload(target: Target, signal: AbortSignal): Promise<boolean> {
+    const hold = holder(target)
+    if (hold === undefined) return false
+    outUntil.set(target.id, ports.now() + restAfterUnloadMs)
+    brain.unloaded(target)
+    try {
+      await hold(target, 0, AbortSignal.any([closing.signal, signal]))
+      return true
+    } finally {
+      ports.refresh(target.upstream.id)
+    }
+  }
+
   function settled({ upstream }: Target, attemptId: string): void {
     const hold = holds.get(upstream.device?.id ?? '')
     if (hold === undefined || !hold.attempts.delete(attemptId)) return
@@ -218,7 +236,7 @@ export function createMachineMemory(ports: MemoryPorts): CommandedMemory {
     if (holder(target) === undefined || brain.isLoaded(target) || holds.has(deviceId) || ports.health.isDown(deviceId)) return false
     // A machine that forgets at once has nothing of it.
     if (/^0+(ms|s|m|h)?$/.test(String(target.upstream.device?.keepAlive ?? ''))) return false
-    return (restUntil.get(target.id) ?? 0) <= ports.now()
+    return Math.max(restUntil.get(target.id) ?? 0, outUntil.get(target.id) ?? 0) <= ports.now()
   }
 
   async function carryOut(hold: Hold, forLong: string | number): Promise<void> {
@@ -295,6 +313,7 @@ export function createMachineMemory(ports: MemoryPorts): CommandedMemory {
     prepare,
     settled,
     load,
+    unload,
     start() {
       timer ??= setInterval(watch, watchEveryMs)
       timer.unref()

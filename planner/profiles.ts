@@ -6,6 +6,10 @@ import type { Pool } from '../store/pool.ts'
 import { changedProfiles, changeProfile } from '../store/profiles.ts'
 
 export interface ProfileKeeper extends Profiles {
+  /** What is seen while a benchmark runs counts when the whole of it is over, by `measured`; of one that is cancelled, nothing does. */
+  observe(deviceId: string, model: string, observation: Omit<Observation, 'atMs'>): void
+  /** What a benchmark that is over has seen. */
+  measured(deviceId: string, model: string, observation: Omit<Observation, 'atMs'>): void
   /** Null when nothing is known of it. */
   of(deviceId: string, model: string): Profile | null
   /** Reads what is known, and keeps it up to date from now on. Never rejects. */
@@ -94,14 +98,20 @@ export function createProfiles({
     return flushing
   }
 
+  function learn(deviceId: string, model: string, seen: Omit<Observation, 'atMs'>): void {
+    const entry = entryOf(deviceId, model)
+    const observation = { ...seen, atMs: now() }
+    entry.profile = observe(entry.profile, observation)
+    entry.fresh.push(observation)
+    if (entry.fresh.length > freshAtMost) entry.fresh = entry.fresh.slice(-freshAtMost / 2)
+  }
+
   return {
     observe(deviceId, model, seen) {
-      const entry = entryOf(deviceId, model)
-      const observation = { ...seen, atMs: now() }
-      entry.profile = observe(entry.profile, observation)
-      entry.fresh.push(observation)
-      if (entry.fresh.length > freshAtMost) entry.fresh = entry.fresh.slice(-freshAtMost / 2)
+      // That a machine fails is true whatever becomes of the benchmark.
+      if (!seen.isBenchmark || seen.isFailure) learn(deviceId, model, seen)
     },
+    measured: learn,
     of: (deviceId, model) => entries.get(JSON.stringify([deviceId, model]))?.profile ?? null,
     async start() {
       timer = setInterval(() => void flushOnce(), flushEveryMs)

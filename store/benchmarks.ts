@@ -1,6 +1,6 @@
 // Benchmarks: what is to be measured, how far that is, and what came of it.
 
-import type { Pool } from './pool.ts'
+import { inTransaction, type Pool } from './pool.ts'
 
 export const benchmarkPhases = ['load', 'prompt', 'alone', 'two', 'four'] as const
 export type BenchmarkPhase = (typeof benchmarkPhases)[number]
@@ -49,7 +49,7 @@ export interface NewBenchmark {
 }
 
 export interface BenchmarkRecord extends NewBenchmark {
-  readonly state: 'queued' | 'running' | 'done' | 'error'
+  readonly state: 'queued' | 'running' | 'done' | 'error' | 'cancelled'
   readonly progress: BenchmarkProgress
   readonly result: Readonly<Record<string, unknown>> | null
   readonly error: string | null
@@ -62,18 +62,43 @@ const columns = `
 id, device_id as "deviceId", provider, target, model, task, state, runs, prompt, requested_by as "requestedBy", pays_anyway as "paysAnyway",
 progress, result, error, created_at as "createdAt", started_at as "startedAt", finished_at as "finishedAt"`
 
+/** The one that asks for the same and is not over, whoever wanted it; otherwise this one. Two that come at once are one. */
 export async function insertBenchmark(pool: Pool, benchmark: NewBenchmark): Promise<BenchmarkRecord> {
   const { id, deviceId, provider, target, model, task, runs, prompt, requestedBy, paysAnyway } = benchmark
   const none: BenchmarkProgress = { phase: null, done: 0, of: 0, measures: {} }
-  const { rows } = await pool.query({
-    name: 'benchmarks.insert',
-    text: `
+  return inTransaction(pool, async tx => {
+    await tx.query({
+      name: 'benchmarks.lock',
+      text: 'select pg_advisory_xact_lock(hashtextextended($1, 0))',
+      values: [`benchmarks ${target}`]
+    })
+    const { rows: same } = await tx.query({
+      name: 'benchmarks.same',
+      text: `
+select ${columns}
+  from benchmarks
+ where finished_at is null
+   and device_id is not distinct from $1
+   and target = $2
+   and task = $3
+   and runs = $4
+   and prompt is not distinct from $5
+   and pays_anyway = $6
+ order by id
+ limit 1`,
+      values: [deviceId, target, task, runs, prompt, paysAnyway]
+    })
+    if (same.length > 0) return same[0]
+    const { rows } = await tx.query({
+      name: 'benchmarks.insert',
+      text: `
    insert into benchmarks (id, device_id, provider, target, model, task, runs, prompt, requested_by, pays_anyway, progress)
    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 returning ${columns}`,
-    values: [id, deviceId, provider, target, model, task, runs, prompt, requestedBy, paysAnyway, JSON.stringify(none)]
+      values: [id, deviceId, provider, target, model, task, runs, prompt, requestedBy, paysAnyway, JSON.stringify(none)]
+    })
+    return rows[0]
   })
-  return rows[0]
 }
 
 export async function findBenchmark(pool: Pool, id: string): Promise<BenchmarkRecord | null> {
@@ -119,6 +144,16 @@ export async function openBenchmarks(pool: Pool): Promise<BenchmarkRecord[]> {
   return rows
 }
 
+/** Of these, the ones that are over. */
+export async function finishedBenchmarks(pool: Pool, ids: readonly string[]): Promise<string[]> {
+  const { rows } = await pool.query({
+    name: 'benchmarks.finished',
+    text: 'select id from benchmarks where id = any ($1::uuid[]) and finished_at is not null',
+    values: [ids]
+  })
+  return rows.map(({ id }) => id)
+}
+
 /** Forgets those that were over more than `days` days ago. */
 export async function forgetBenchmarks(pool: Pool, days: number): Promise<number> {
   const { rowCount } = await pool.query({
@@ -129,9 +164,9 @@ export async function forgetBenchmarks(pool: Pool, days: number): Promise<number
   return rowCount ?? 0
 }
 
-/** It runs, and is so far. Of one that is over, nothing changes. */
-export async function saveBenchmark(pool: Pool, id: string, progress: BenchmarkProgress): Promise<void> {
-  await pool.query({
+/** It runs, and is so far. False of one that is over: nothing changes. */
+export async function saveBenchmark(pool: Pool, id: string, progress: BenchmarkProgress): Promise<boolean> {
+  const { rowCount } = await pool.query({
     name: 'benchmarks.save',
     text: `
 update benchmarks
@@ -140,6 +175,21 @@ update benchmarks
    and finished_at is null`,
     values: [id, JSON.stringify(progress)]
   })
+  return rowCount === 1
+}
+
+/** As it is then: one that is over stays as it was. Null when there is none. */
+export async function endAsCancelled(pool: Pool, id: string): Promise<BenchmarkRecord | null> {
+  await pool.query({
+    name: 'benchmarks.cancel',
+    text: `
+update benchmarks
+   set state = 'cancelled', finished_at = now(), error = 'It was cancelled.'
+ where id = $1
+   and finished_at is null`,
+    values: [id]
+  })
+  return findBenchmark(pool, id)
 }
 
 export async function finishBenchmark(

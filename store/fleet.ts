@@ -183,6 +183,46 @@ export async function saveFound(pool: Pool, found: readonly FoundDevice[], goneI
   })
 }
 
+/** What this process has in its configuration, by id, until it is said anew. Safe twice. */
+export async function declareMachines(pool: Pool, processId: string, ids: readonly string[]): Promise<void> {
+  await pool.query({ name: 'fleet.declare', text: 'update processes set machines = $2 where id = $1', values: [processId, ids] })
+}
+
+// Whoever says nothing of its machines may have any of them: then none is gone.
+const declaredSql = `
+with living as materialized (
+  select machines from processes where seen_at > now() - interval '10 seconds'
+), declared as materialized (
+  select unnest(machines) as id from living
+), back as (
+  update devices
+     set gone_at = null
+   where gone_at is not null
+     and id in (select id from declared)
+  returning id
+), gone as (
+  update devices
+     set gone_at = now()
+   where gone_at is null
+     and origin = 'config'
+     and id not in (select id from declared)
+     and not exists (select from living where machines is null)
+     and coalesce(seen_at, '-infinity') <= now() - make_interval(secs => $1)
+  returning id
+)
+insert into device_events (device_id, kind)
+select id, 'found' from back
+ union all
+select id, 'gone' from gone`
+
+/**
+ * A machine that came from a configuration is gone when no living process has it there any more and it was not in use for so long, and
+ * back when one has it again. Its row stays, with all that refers to it.
+ */
+export async function settleDeclared(pool: Pool, unusedS: number): Promise<void> {
+  await pool.query({ name: 'fleet.declared', text: declaredSql, values: [unusedS] })
+}
+
 const hostileSql = `
 with given as (
   select *

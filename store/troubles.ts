@@ -15,7 +15,7 @@ export interface MachineState {
 // As many as there are of anything here: more than anybody reads.
 const rowsAtMost = 1_000
 
-/** The approved machines whose health is known. */
+/** The approved machines whose health is known, without those that are in no configuration any more. */
 export async function machineStates(pool: Pool): Promise<MachineState[]> {
   const { rows } = await pool.query({
     name: 'troubles.machines',
@@ -24,6 +24,7 @@ select id, health, health_note as note, health_at as since, case when stuck_unti
   from devices
  where state = 'approved'
    and health <> 'unknown'
+   and not (origin = 'config' and gone_at is not null)
  order by id
  limit ${rowsAtMost}`
   })

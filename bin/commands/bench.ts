@@ -16,4 +16,10 @@ export function addBenchCommands(program: Command): void {
     .action(async (id, options) => {
       await (await import('./bench/device.ts')).benchDeviceCommand(id, options)
     })
+  reachable(bench.command('cancel'), 'print JSON: the benchmark')
+    .description('end a benchmark where it is; nothing of it is learned')
+    .argument('<id>')
+    .action(async (id, options) => {
+      await (await import('./bench/device.ts')).cancelBenchmarkCommand(id, options)
+    })
 }

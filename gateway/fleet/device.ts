@@ -92,8 +92,9 @@ export function deviceObject(record: DeviceRecord, { used }: DeviceView): Readon
     type: record.adapter,
     origin: record.origin,
     state: record.state,
-    health: record.health,
-    health_note: record.healthNote,
+    // Of one that is in no configuration any more, nobody knows it.
+    health: isUnconfigured(record) ? 'unknown' : record.health,
+    health_note: isUnconfigured(record) ? null : record.healthNote,
     health_at: record.healthAt?.toISOString() ?? null,
     only_from: record.onlyHost,
     os: record.os,
@@ -123,6 +124,11 @@ export function deviceObject(record: DeviceRecord, { used }: DeviceView): Readon
     gone_at: record.goneAt?.toISOString() ?? null,
     seen_at: record.seenAt?.toISOString() ?? null
   }
+}
+
+/** It came from a configuration, and no gateway has it there now: it is sent nothing, and its row is kept for what refers to it. */
+export function isUnconfigured({ origin, goneAt }: Pick<DeviceRecord, 'origin' | 'goneAt'>): boolean {
+  return origin === 'config' && goneAt !== null
 }
 
 function metricsObject(metrics: NonNullable<DeviceRecord['metrics']>): Record<string, unknown> {

@@ -2,6 +2,7 @@
 
 import type { Snapshot } from '../../store/dashboard.ts'
 import type { DeviceRecord } from '../../store/fleet.ts'
+import { isUnconfigured } from './device.ts'
 
 export interface Issue {
   readonly severity: 'error' | 'warning' | 'info'
@@ -25,7 +26,8 @@ export function issuesOf(
   devices: readonly (DeviceRecord & { readonly error?: string | null })[],
   nowMs: number
 ): Issue[] {
-  const used = devices.filter(({ state }) => state === 'approved')
+  // Whoever took a machine out of the configuration knows that it is gone.
+  const used = devices.filter(device => device.state === 'approved' && !isUnconfigured(device))
   const down = used.filter(({ health }) => health === 'down')
   const proposed = devices.filter(({ state, goneAt }) => state === 'proposed' && goneAt === null)
   const waitsMs = snapshot.oldestWaitingAt === null ? 0 : nowMs - snapshot.oldestWaitingAt.getTime()

@@ -42,7 +42,7 @@ export const benchmarksSchemas = {
     properties: {
       id: { type: 'string', format: 'uuid' },
       object: { const: 'benchmark' },
-      state: { enum: ['queued', 'running', 'done', 'error'] },
+      state: { enum: ['queued', 'running', 'done', 'error', 'cancelled'] },
       device_id: nullable('string', { description: 'Null for a rented model.' }),
       provider: { type: 'string' },
       model: { type: 'string' },
@@ -150,7 +150,7 @@ const admin = 'Needs a key of kind admin.'
 
 const submitDocs = {
   tags,
-  description: `${admin} Its requests are jobs of class benchmark, served after everybody else's. A rented model whose price is unknown or above BENCHMARK_MAX_PRICE_PER_1M is refused without "pay".`,
+  description: `${admin} Its requests are jobs of class benchmark, served after everybody else's. A rented model whose price is unknown or above BENCHMARK_MAX_PRICE_PER_1M is refused without "pay". When the same is asked for again before it is over, the answer is the one that is on its way.`,
   requestBody: jsonBody(ref('schemas', 'NewBenchmark'), {
     machine: { device_id: 'rtx', model: 'qwen3:32b' },
     rented: { provider: 'openrouter', model: 'qwen/qwen3-32b', runs: 2, pay: true }
@@ -203,4 +203,16 @@ export const benchmarkDocs: OperationDocs = {
   description: admin,
   parameters: [{ name: 'id', in: 'path', required: true, schema: { type: 'string', format: 'uuid' } }],
   responses: { 200: json(ref('schemas', 'Benchmark'), done, 'How far it is, and what came of it.'), ...refusals(404) }
+}
+
+export const cancelBenchmarkDocs: OperationDocs = {
+  operationId: 'cancelBenchmark',
+  tags,
+  summary: 'Cancel a benchmark',
+  description: `${admin} Its requests end at once, and nothing of it is learned. One that is over stays as it is. To cancel one of its jobs is the same.`,
+  parameters: [{ name: 'id', in: 'path', required: true, schema: { type: 'string', format: 'uuid' } }],
+  responses: {
+    200: json(ref('schemas', 'Benchmark'), { ...done, state: 'cancelled', result: null, error: 'It was cancelled.' }, 'As it is now.'),
+    ...refusals(404)
+  }
 }

@@ -1,6 +1,13 @@
 // The OpenAPI 3.1 document: the routes there are, each with what is known of it. Pure.
 
-import { benchmarkDocs, benchmarksSchemas, listBenchmarksDocs, runBenchmarkDocs, submitBenchmarkDocs } from './benchmarks.ts'
+import {
+  benchmarkDocs,
+  benchmarksSchemas,
+  cancelBenchmarkDocs,
+  listBenchmarksDocs,
+  runBenchmarkDocs,
+  submitBenchmarkDocs
+} from './benchmarks.ts'
 import { chatDocs, chatSchemas, completionsDocs } from './chat.ts'
 import { costsDocs, costsSchemas } from './costs.ts'
 import { dashboardDocs } from './dashboard.ts'
@@ -67,6 +74,7 @@ const described: Readonly<Record<string, OperationDocs>> = {
   'POST /v1/benchmarks/run': runBenchmarkDocs,
   'GET /v1/benchmarks': listBenchmarksDocs,
   'GET /v1/benchmarks/{id}': benchmarkDocs,
+  'POST /v1/benchmarks/{id}/cancel': cancelBenchmarkDocs,
   'POST /v1/keys': createKeyDocs,
   'GET /v1/keys': listKeysDocs,
   'DELETE /v1/keys/{id}': deleteKeyDocs,

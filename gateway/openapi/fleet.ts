@@ -110,7 +110,10 @@ export const fleetSchemas = {
       metrics: { oneOf: [metrics, { type: 'null' }] },
       created_at: { type: 'string', format: 'date-time' },
       found_at: time,
-      gone_at: time,
+      gone_at: nullable('string', {
+        format: 'date-time',
+        description: 'Since when it is not found any more or, of a machine of the configuration, is in none.'
+      }),
       seen_at: time
     }
   },
@@ -134,8 +137,10 @@ export const fleetSchemas = {
       unreachable: {
         type: 'array',
         items: { type: 'object' },
-        description: 'Machines that were asked and did not answer, each with a reason.'
+        description: 'Machines that did not answer, each with a reason; the first 200 of them.'
       },
+      unreachable_count: { type: 'integer', description: 'All that did not answer.' },
+      not_asked: { type: 'integer', description: 'Of them, those for which there was no time: nothing is said of them.' },
       took_ms: { type: 'integer' }
     }
   }
@@ -200,6 +205,8 @@ const run = {
   changed: [],
   gone: [],
   unreachable: [],
+  unreachable_count: 0,
+  not_asked: 0,
   took_ms: 2100
 }
 const tags = ['Machines'] as const

@@ -10,7 +10,7 @@ import { type Facts, invalid, missing, optionalBoolean, wrong } from '../fields.
 import { pageOf, uuidOf } from '../query.ts'
 
 export interface BenchmarksPorts {
-  /** Resolves when it is written down. Throws GatewayError where there is no such model, or where it is too dear. */
+  /** Resolves when it is written down, or with the one that asks for the same and is not over. Throws GatewayError where there is no such model, or where it is too dear. */
   readonly submit: (asked: {
     readonly deviceId: string | null
     readonly provider: string | null
@@ -21,6 +21,8 @@ export interface BenchmarksPorts {
     readonly requestedBy: string
   }) => Promise<BenchmarkRecord>
   readonly find: (id: string) => Promise<BenchmarkRecord | null>
+  /** Ends it where it is; one that is over stays as it is. Null when there is none. */
+  readonly cancel: (id: string) => Promise<BenchmarkRecord | null>
   readonly list: (query: {
     readonly device: string | null
     readonly model: string | null
@@ -59,10 +61,17 @@ export function registerBenchmarks(app: FastifyInstance, ports: BenchmarksPorts)
   })
 
   app.get<{ Params: { id: string } }>('/v1/benchmarks/:id', { config }, async request => {
-    const record = await ports.find(uuidOf(request.params.id, 'benchmark'))
-    if (record === null) throw new GatewayError('not_found', 'There is no benchmark with this id.')
-    return benchmarkObject(record)
+    return benchmarkObject(existing(await ports.find(uuidOf(request.params.id, 'benchmark'))))
   })
+
+  app.post<{ Params: { id: string } }>('/v1/benchmarks/:id/cancel', { config }, async request => {
+    return benchmarkObject(existing(await ports.cancel(uuidOf(request.params.id, 'benchmark'))))
+  })
+}
+
+function existing(record: BenchmarkRecord | null): BenchmarkRecord {
+  if (record === null) throw new GatewayError('not_found', 'There is no benchmark with this id.')
+  return record
 }
 
 /** Throws GatewayError `invalid_request`. */

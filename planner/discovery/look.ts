@@ -33,7 +33,7 @@ export interface UnreachableMachine {
   readonly address: string
   readonly port: number
   readonly name: string
-  readonly reason: Reason | 'userspace'
+  readonly reason: Reason | 'userspace' | 'not_asked'
   /** One sentence for people. */
   readonly detail: string
 }
@@ -42,6 +42,8 @@ export interface LookResult {
   readonly found: readonly FoundMachine[]
   /** Not those of this machine that were only guessed at, unless one that is known turned hostile. */
   readonly unreachable: readonly UnreachableMachine[]
+  /** Keys of those that nobody asked, because the time was over: nothing is known of them. */
+  readonly unasked: ReadonlySet<string>
   readonly tailscale: { readonly state: TailscaleState; readonly message: string }
   readonly tookMs: number
 }
@@ -60,8 +62,12 @@ export interface LookPorts {
   readonly taken?: readonly string[]
   readonly probe: Probe
   readonly now: () => number
+  /** From 0 to 1: with whom it begins, of those that have no name yet. Absent = with the first. */
+  readonly random?: () => number
   /** Addresses and ports at once. */
   readonly concurrency?: number
+  /** Nobody new is asked after so long. */
+  readonly withinMs?: number
   readonly signal?: AbortSignal
 }
 
@@ -75,26 +81,31 @@ interface Candidate {
   readonly key: string
 }
 
-// 50 machines of which half are silent for 2 s each: one wave. Sockets are cheap, and each is closed within 2.5 s.
-const atOnce = 32
+// Sockets are cheap, and each is closed within 2.5 s: 600 machines that are silent for 2 s take 10 s (test/e2e/discovery.test.ts).
+const atOnce = 128
+// 8 waves of silent machines, so all of a tailnet of 1,000 with one port each. Somebody waits 30 s for the answer.
+const askWithinMs = 18_000
 const here = '127.0.0.1'
 const nameLength = 63
 
 /** Rejects only when it is called off, with the reason of the signal. */
 export async function look(ports: LookPorts): Promise<LookResult> {
-  const { tailscale, probe, now, concurrency = atOnce, signal } = ports
+  const { tailscale, probe, now, concurrency = atOnce, withinMs = askWithinMs, signal } = ports
   const startedAt = now()
   const candidates = candidatesOf(ports)
   const names = namesOf(candidates, ports)
   const found: FoundMachine[] = []
   const unreachable: UnreachableMachine[] = []
 
-  const answers = await inLanes(candidates, concurrency, async ({ address, port, peer }) => {
+  const answers = new Map<Candidate, Awaited<ReturnType<Probe>> | typeof userspace | typeof unasked>()
+  await inLanes(turnsOf(candidates, ports), concurrency, async candidate => {
     signal?.throwIfAborted()
-    return tailscale.userspace && peer !== null && !peer.isSelf ? userspace : await probe(address, port, signal)
+    const { address, port, peer } = candidate
+    if (tailscale.userspace && peer !== null && !peer.isSelf) answers.set(candidate, userspace)
+    else answers.set(candidate, now() - startedAt > withinMs ? unasked : await probe(address, port, signal))
   })
-  for (const [index, candidate] of candidates.entries()) {
-    const answer = answers[index]
+  for (const candidate of candidates) {
+    const answer = answers.get(candidate)
     if (answer === undefined) continue
     const name = names.get(candidate.key) as string
     if (answer.kind !== 'nothing') found.push(toFound(candidate, name, answer))
@@ -102,13 +113,34 @@ export async function look(ports: LookPorts): Promise<LookResult> {
       unreachable.push({ address: candidate.address, port: candidate.port, name, reason: answer.reason, detail: answer.detail })
     }
   }
-  return { found, unreachable, tailscale: { state: tailscale.state, message: tailscale.message }, tookMs: now() - startedAt }
+  return {
+    found,
+    unreachable,
+    unasked: new Set(candidates.filter(candidate => answers.get(candidate) === unasked).map(({ key }) => key)),
+    tailscale: { state: tailscale.state, message: tailscale.message },
+    tookMs: now() - startedAt
+  }
+}
+
+/** Who is known comes first; of the others, another one each time, so that nobody is always the one for whom there is no time. */
+function turnsOf(candidates: readonly Candidate[], { names = new Map(), random = () => 0 }: LookPorts): readonly Candidate[] {
+  const isFirst = ({ key, origin }: Candidate): boolean => names.has(key) || origin !== 'tailscale'
+  const known = candidates.filter(isFirst)
+  const others = candidates.filter(candidate => !isFirst(candidate))
+  const first = Math.floor(random() * others.length)
+  return [...known, ...others.slice(first), ...others.slice(0, first)]
 }
 
 const userspace = {
   kind: 'nothing',
   reason: 'userspace',
   detail: 'Tailscale runs without a network interface here (userspace networking), so the machine was not asked.'
+} as const
+
+const unasked = {
+  kind: 'nothing',
+  reason: 'not_asked',
+  detail: 'There was no time left to ask it: others did not answer.'
 } as const
 
 /** 1. OLLAMA_HOST, so that it speaks for its machine; 2. the ports on this machine; 3. habits; 4. the tailnet, in the order of its reading. */
@@ -223,17 +255,11 @@ function toFound({ key, origin, peer }: Candidate, name: string, answer: ProbedS
   return { key, name, origin, nodeId, os, tags, route, ...answer }
 }
 
-/** The results of `visit` in the order of the items, so many at a time. */
-async function inLanes<Item, Result>(
-  items: readonly Item[],
-  lanes: number,
-  visit: (item: Item) => Promise<Result>
-): Promise<readonly Result[]> {
-  const results: Result[] = []
-  const rest = items.entries()
+/** Visits them in their order, so many at a time. */
+async function inLanes<Item>(items: readonly Item[], lanes: number, visit: (item: Item) => Promise<void>): Promise<void> {
+  const rest = items.values()
   async function lane(): Promise<void> {
-    for (const [index, item] of rest) results[index] = await visit(item)
+    for (const item of rest) await visit(item)
   }
   await Promise.all(Array.from({ length: Math.min(lanes, items.length) }, lane))
-  return results
 }

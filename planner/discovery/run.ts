@@ -29,6 +29,8 @@ export interface DiscoveryPorts {
   readonly host: string
   readonly newId: () => string
   readonly now: () => number
+  /** From 0 to 1: who is asked first, of those that nobody knows yet. */
+  readonly random: () => number
   readonly tailscale?: (signal: AbortSignal) => Promise<TailscaleReading>
 }
 
@@ -39,7 +41,11 @@ export interface DiscoveryResult {
   readonly added: readonly string[]
   readonly changed: readonly { readonly id: string; readonly fields: readonly string[] }[]
   readonly gone: readonly string[]
+  /** The first 200. */
   readonly unreachable: LookResult['unreachable']
+  readonly unreachable_count: number
+  /** Of them, those for which there was no time. */
+  readonly not_asked: number
   readonly took_ms: number
 }
 
@@ -73,6 +79,7 @@ export async function discover(ports: DiscoveryPorts, signal: AbortSignal): Prom
       taken: all.map(device => device.id),
       probe: ports.probe,
       now: ports.now,
+      random: ports.random,
       signal
     })
     const isReadable = seen.tailscale.state === 'running'
@@ -86,7 +93,15 @@ export async function discover(ports: DiscoveryPorts, signal: AbortSignal): Prom
       seen.unreachable
     )
     // Those are there: what they answer is what is wrong with them.
-    const missing = gone.filter(({ id, isGone, key }) => !isGone && isJudged(key, isReadable) && !hostile.some(one => one.id === id))
+    const missing = gone.filter(
+      ({ id, isGone, key }) =>
+        !isGone &&
+        isJudged(key, isReadable) &&
+        !hostile.some(one => one.id === id) &&
+        // Nobody asked these here: the time was over, or the configuration has them by now.
+        !seen.unasked.has(key) &&
+        !ports.known.some(({ name }) => name === id)
+    )
     // First the marks: all processes read their machines anew when what was found is saved.
     await markHostile(pool, hostile, foundIds)
     await saveFound(
@@ -102,6 +117,8 @@ export async function discover(ports: DiscoveryPorts, signal: AbortSignal): Prom
       changed: changed.map(({ before: device, fields }) => ({ id: device.id, fields })),
       gone: missing.map(device => device.id),
       unreachable: seen.unreachable.slice(0, unreachableAtMost),
+      unreachable_count: seen.unreachable.length,
+      not_asked: seen.unasked.size,
       took_ms: Math.round(seen.tookMs)
     }
     await finishDiscovery(pool, id, result, null)
@@ -166,6 +183,8 @@ function plainKey(key: string): string {
 }
 
 /** One line for people. */
-export function discoveryNote({ tailscale, found, added, changed, gone, took_ms: tookMs }: DiscoveryResult): string {
-  return `${found.length} machines, ${added.length} new, ${changed.length} changed, ${gone.length} gone, in ${tookMs} ms. ${tailscale.message}`
+export function discoveryNote(result: DiscoveryResult): string {
+  const { tailscale, found, added, changed, gone, not_asked: unasked, took_ms: tookMs } = result
+  const left = unasked === 0 ? '' : `, ${unasked} not asked for want of time`
+  return `${found.length} machines, ${added.length} new, ${changed.length} changed, ${gone.length} gone${left}, in ${tookMs} ms. ${tailscale.message}`
 }

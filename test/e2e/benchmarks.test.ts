@@ -161,6 +161,67 @@ t.test('a benchmark waits for people', async t => {
   t.same(rows, [{ most: 1 }])
 })
 
+t.test('the same benchmark asked for again while it runs is the one that runs', async t => {
+  const { gateway, pool } = await house(t, { machine: { answerTokens: 10 } })
+  const ask = () => call(gateway, '/v1/benchmarks', { json: { device_id: 'box', model, runs: 1 } })
+  const [first, second] = await Promise.all([ask(), ask()])
+  await until('it to run', async () => (await call(gateway, `/v1/benchmarks/${String(first.body.id)}`)).body.state === 'running', 30_000)
+  const third = await ask()
+  t.same([second.body.id, third.body.id, third.status], [first.body.id, first.body.id, 202])
+  t.match(await finished(gateway, first.body.id), { state: 'done' })
+  t.match((await call(gateway, '/v1/benchmarks')).body, { data: [{ id: first.body.id }] })
+  const { rows } = await pool.query('select count(*)::integer as count from jobs')
+  t.same(rows, [{ count: 13 }], 'it was measured once')
+  t.not((await ask()).body.id, first.body.id, 'and anew when it is over')
+})
+
+for (const how of ['the benchmark', 'one of its jobs'] as const) {
+  t.test(`${how} is cancelled: the request ends at once, and the profile is as before`, async t => {
+    // Two tokens a second: an answer of 128 takes a minute.
+    const { gateway, box, pool } = await house(t, { machine: { models: [{ ...known, tokensPerS: 2 }], answerTokens: 128 } })
+    await gateway.client().chat.completions.create({ model, max_tokens: 8, messages: [{ role: 'user', content: 'hello there' }] })
+    const before = await profileOf(gateway)
+    t.match(before, { samples: { answers: 1 } })
+    const { body } = await call(gateway, '/v1/benchmarks', { json: { device_id: 'box', model } })
+    const id = String(body.id)
+    const path = `/v1/benchmarks/${id}`
+    // The load and three prompts were measured by then.
+    await until('it to answer', async () => ((await call(gateway, path)).body.progress as Json).phase === 'alone', 30_000)
+    await until('the machine to be at it', async () => (await box.bill()).answering === 1)
+    const waiting = await call(gateway, '/v1/benchmarks', { json: { device_id: 'box', model, runs: 2 } })
+    t.match(await call(gateway, `/v1/benchmarks/${String(waiting.body.id)}/cancel`, { method: 'POST' }), {
+      status: 200,
+      body: { state: 'cancelled', started_at: null, progress: { done: 0 } }
+    })
+
+    const beganAt = performance.now()
+    if (how === 'the benchmark') {
+      t.match(await call(gateway, `${path}/cancel`, { method: 'POST' }), { status: 200, body: { id, state: 'cancelled', result: null } })
+    } else {
+      const { rows } = await pool.query(`select id from jobs where status = 'running'`)
+      t.match(await call(gateway, `/v1/jobs/${rows[0].id}/cancel`, { method: 'POST' }), { body: { status: 'cancelled' } })
+    }
+    await until('the machine to be free', async () => (await box.bill()).answering === 0)
+    t.comment(`free after ${Math.round(performance.now() - beganAt)} ms`)
+    t.ok(performance.now() - beganAt < 2_000)
+    t.match(await finished(gateway, id, 5_000), { state: 'cancelled', error: 'It was cancelled.', finished_at: String })
+    // Whoever worked on it has let it go when the machine's next one begins.
+    const next = await call(gateway, '/v1/benchmarks', { json: { device_id: 'box', model, runs: 5 } })
+    await until('the next one to begin', async () => {
+      return (await call(gateway, `/v1/benchmarks/${String(next.body.id)}`)).body.state === 'running'
+    })
+    t.same(await profileOf(gateway), before)
+    t.match(await call(gateway, `/v1/benchmarks/${String(next.body.id)}/cancel`, { method: 'POST' }), { body: { state: 'cancelled' } })
+    const { rows: open } = await pool.query(`select phase from (select metadata ->> 'phase' as phase, status from jobs) as job
+      where phase <> 'load' and status not in ('done', 'cancelled')`)
+    t.same(open, [], 'nothing of it goes on')
+    t.match(await call(gateway, `${path}/cancel`, { method: 'POST' }), { status: 200, body: { state: 'cancelled' } }, 'safe twice')
+    t.match(await call(gateway, `/v1/benchmarks/${'0'.repeat(8)}-0000-7000-8000-${'0'.repeat(12)}/cancel`, { method: 'POST' }), {
+      status: 404
+    })
+  })
+}
+
 t.test('what may not be measured is refused, and who pays anyway is written down', async t => {
   const { url: databaseUrl } = await createDatabase(t)
   const upstream = await startCompatible(t)
@@ -213,13 +274,14 @@ t.test('what may not be measured is refused, and who pays anyway is written down
 
 t.test('llm-mcp bench device measures, shows how far it is, and what came of it', async t => {
   const { gateway } = await house(t, { machine: { answerTokens: 8 } })
-  const run = (...args: string[]) =>
+  const bench = (...args: string[]) =>
     new Promise<{ code: unknown; stdout: string; stderr: string }>(resolve => {
       const env = { PATH: process.env.PATH, HOME: gateway.folder, LLM_MCP_URL: gateway.url, LLM_MCP_KEY: gateway.key }
-      execFile(process.execPath, [program, 'bench', 'device', ...args], { env, cwd: gateway.folder }, (error, stdout, stderr) => {
+      execFile(process.execPath, [program, 'bench', ...args], { env, cwd: gateway.folder }, (error, stdout, stderr) => {
         resolve({ code: error?.code ?? 0, stdout, stderr })
       })
     })
+  const run = (...args: string[]) => bench('device', ...args)
   const shown = await run('box', '--runs', '1')
   t.equal(shown.code, 0, shown.stderr)
   t.match(shown.stdout, /model +load +prompt\/s +tokens\/s +at 2 +at 4/)
@@ -227,6 +289,9 @@ t.test('llm-mcp bench device measures, shows how far it is, and what came of it'
   t.match(shown.stderr, /llama3\.2:3b: (alone|[24] at once), \d+ of 13/)
   const json = await run('box', '--model', model, '--runs', '1', '--json')
   t.match(JSON.parse(json.stdout), { object: 'list', data: [{ state: 'done', result: { failures: 0 } }] })
+  const { id } = JSON.parse(json.stdout).data[0]
+  t.match(await bench('cancel', id), { code: 0, stdout: `${id}  ${model}  done\n` }, 'one that is over stays as it is')
+  t.match(await bench('cancel', 'nothing'), { code: 1, stderr: /no benchmark/ })
   const wrong = await run('nobody')
   t.equal(wrong.code, 1)
   t.match(wrong.stderr, /no machine/)

@@ -1,6 +1,7 @@
 // Who looks after a machine when there are many gateways, and what a machine may do for long without being given up.
 
-import type { ServerResponse } from 'node:http'
+import { createServer, type RequestListener, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { createDatabase } from '../support/cluster.ts'
 import { type RunningGateway, startGateway } from '../support/gateway.ts'
@@ -186,4 +187,53 @@ t.test('while a machine reads a long prompt and answers /api/version after 2 s, 
   for (const { gateway } of gateways) {
     t.notOk(gateway.lines().some(({ msg, device }) => msg === 'a machine is away' && (device === 'busy' || device === 'idle')))
   }
+})
+
+t.test('a gateway that loses its way to a machine takes it from nobody else', async t => {
+  const { url: databaseUrl, pool } = await createDatabase(t)
+  const honest = ollama([model])
+  const open = new Set<ServerResponse>()
+  const listener: RequestListener = (request, response) => {
+    if (request.url !== '/api/chat') return honest(request, response)
+    response.writeHead(200, { 'content-type': 'application/x-ndjson' }).write(nativeLines(model, 'at ', 'last')[0])
+    open.add(response)
+    response.on('close', () => open.delete(response))
+  }
+  const direct = await listening(t, '127.0.0.1', listener, 0)
+  // The same machine as the other gateway reaches it, by a way that will be closed.
+  const way = createServer(listener)
+  await new Promise<void>(resolve => way.listen(0, '127.0.0.1', resolve))
+  const close = (): void => {
+    way.close()
+    way.closeAllConnections()
+  }
+  t.teardown(close)
+  const on = (port: number) => startGateway(t, { databaseUrl, config: { machines: { box: { url: `http://127.0.0.1:${port}` } } } })
+  const [cut, other] = await Promise.all([on((way.address() as AddressInfo).port), on(direct.port)])
+  const boxOf = async (gateway: RunningGateway) => (await (await gateway.fetch('/v1/devices/box')).json()) as Json
+  for (const gateway of [cut, other]) {
+    await until('it to be up and listed', async () => {
+      const { health, models } = await boxOf(gateway)
+      return health === 'up' && (models as Json[]).length === 1
+    })
+  }
+  const stream = streamOn(other, 'box')
+  await until('a stream to run', () => open.size === 1)
+
+  close()
+  const said = (gateway: RunningGateway): boolean =>
+    gateway.lines().some(({ msg, device }) => msg === 'a machine is away' && device === 'box')
+  await until('it to be away for the one that is cut off', () => said(cut))
+  // What it found is told to all, and contradicted.
+  const kinds = async () =>
+    (await pool.query(`select kind from device_events where device_id = 'box' order by id`)).rows.map(({ kind }) => kind)
+  await until('both to be written down', async () => (await kinds()).slice(-2).join() === 'down,up')
+  t.notOk(said(other), 'the other one never gave it up')
+  t.match(await boxOf(other), { health: 'up' })
+  t.equal(open.size, 1, 'its stream runs')
+  for (const response of open) response.end(nativeLines(model, 'at ', 'last').slice(1).join(''))
+  t.ok(isWhole(await stream), 'and comes to its end')
+  const refused = await cut.fetch('/v1/chat/completions', { json: { model, messages: [{ role: 'user', content: 'hi' }] } })
+  t.equal(refused.status, 503, 'the one that is cut off sends nothing there')
+  t.equal((await boxOf(cut)).health, 'up', 'and does not take it from the others by saying it again')
 })

@@ -153,6 +153,46 @@ t.test('a rule of the configuration approves by tag, and limits of a machine say
   await until('three models', async () => (await names()).length === 3)
 })
 
+t.test('a machine that is taken out of the configuration is gone, keeps its history, and comes back with it', async t => {
+  const { url: databaseUrl, pool } = await createDatabase(t)
+  const [kept, removed] = await Promise.all([startMachine(t, usual), startMachine(t, { ...usual, models: [{ ...quick, name: 'own:1b' }] })])
+  const both = { kept: { url: kept.url }, removed: { url: removed.url } }
+  const isUp = (gateway: RunningGateway, id: string) => async () => (await devices(gateway)).get(id)?.health === 'up'
+  const first = await startGateway(t, { databaseUrl, config: { machines: both } })
+  await until('both to be up', async () => (await isUp(first, 'kept')()) && (await isUp(first, 'removed')()))
+  const job = { kind: 'chat', model: 'own:1b', payload: { messages: [{ role: 'user', content: 'hi' }] } }
+  const id = String((await call(first, '/v1/jobs', { json: job })).body.id)
+  await until('the job to be done', async () => (await call(first, `/v1/jobs/${id}`)).body.status === 'done')
+
+  // Another gateway still has it: it is in use there.
+  const second = await startGateway(t, { databaseUrl, config: { machines: { kept: both.kept } } })
+  t.match((await devices(second)).get('removed'), { gone_at: null, health: 'up' })
+  await second.stop()
+  await first.stop()
+
+  const next = await startGateway(t, { databaseUrl, config: { machines: { kept: both.kept } } })
+  const all = await devices(next)
+  t.match(all.get('removed'), { state: 'approved', gone_at: String, health: 'unknown', watts: null })
+  t.match(all.get('kept'), { gone_at: null })
+  t.match((await call(next, '/v1/dashboard')).body.issues, [], 'nobody has to do anything')
+  t.match(await call(next, `/v1/jobs/${id}`), { body: { status: 'done', device: 'removed' } })
+  await t.rejects(ask(next, { model: 'own:1b' }), /does not exist|404/)
+  const env = { PATH: process.env.PATH, LLM_MCP_URL: next.url, LLM_MCP_KEY: next.key }
+  const { stdout } = await promisify(execFile)(process.execPath, [program, 'devices', 'list'], { env, cwd: next.folder })
+  t.match(stdout, /removed +approved, gone +unknown/)
+  await next.stop()
+
+  const last = await startGateway(t, { databaseUrl, config: { machines: both } })
+  t.match((await devices(last)).get('removed'), { gone_at: null })
+  await until('it to be up', isUp(last, 'removed'))
+  t.match(await ask(last, { model: 'own:1b' }), { choices: [{}] })
+  const { rows } = await pool.query(`select kind from device_events where device_id = 'removed' and kind in ('gone', 'found') order by id`)
+  t.same(
+    rows.map(({ kind }) => kind),
+    ['gone', 'found']
+  )
+})
+
 t.test('what is wrong with a machine’s body is said, and nothing is changed', async t => {
   const { url: databaseUrl } = await createDatabase(t)
   const machine = await startMachine(t, usual)

@@ -78,6 +78,7 @@ const golden: Readonly<Record<string, readonly Kind[] | 'none'>> = {
   'HEAD /v1/benchmarks': ['admin'],
   'GET /v1/benchmarks/:id': ['admin'],
   'HEAD /v1/benchmarks/:id': ['admin'],
+  'POST /v1/benchmarks/:id/cancel': ['admin'],
   'POST /v1/keys': ['admin'],
   'GET /v1/keys': ['admin'],
   'HEAD /v1/keys': ['admin'],

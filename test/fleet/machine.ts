@@ -46,6 +46,8 @@ export interface Bill {
   /** Prompts that came, by model. */
   readonly prompts: Readonly<Record<string, number>>
   readonly mostAtOnce: number
+  /** Calls that are being answered, and whose client is still there. */
+  readonly answering: number
   readonly loads: number
   /** Addresses and ports that asked for the version, each once. */
   readonly probers: readonly string[]
@@ -101,6 +103,7 @@ async function answer(request: IncomingMessage, response: ServerResponse, body: 
     const bill: Bill = {
       prompts,
       mostAtOnce,
+      answering: answering.size,
       loads,
       probers: [...probers.keys()],
       commands,

@@ -57,7 +57,7 @@ async function listening(t: Test, dispatch: Dispatch): Promise<{ gateway: Gatewa
     costs: { summary: never },
     routes: { preview: never as never, find: never },
     snapshot: never,
-    benchmarks: { submit: never, find: never, list: never },
+    benchmarks: { submit: never, find: never, cancel: never, list: never },
     fleet: { list: never, find: never, patch: never, view: () => ({ used: null }), discover: never, lastDiscovery: never, check: never },
     pingDatabase: async () => {},
     auth: false,

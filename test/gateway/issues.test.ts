@@ -42,6 +42,12 @@ t.test('a queue is stuck when jobs wait for more than a minute and none runs', a
   ])
 })
 
+t.test('a machine that was taken out of the configuration is nobody’s trouble; one that is not found any more is', async t => {
+  const left = { goneAt: minutesAgo(5), health: 'down', marks: ['old_ollama'] } as const
+  t.same(texts(snapshot(), [device('removed', { ...left, origin: 'config' })]), [])
+  t.match(texts(snapshot(), [device('lost', { goneAt: minutesAgo(5), origin: 'tailscale' })]), [/^warning: The machine lost is gone/])
+})
+
 t.test('a machine that does not finish a load, unless it is away', async t => {
   const stuck = { stuckModel: 'big:70b', stuckUntil: minutesAgo(-9) }
   t.match(texts(snapshot(), [device('rtx', stuck), device('dead', { ...stuck, health: 'down' })]), [

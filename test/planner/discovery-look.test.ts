@@ -321,6 +321,41 @@ t.test('no more are asked at once than allowed', async t => {
   t.equal(most, 7)
 })
 
+t.test('when the time is over nobody new is asked, and that is said; who is known was asked before', async t => {
+  let clock = 0
+  const asked: string[] = []
+  const slow: Probe = async address => {
+    asked.push(address)
+    clock += 1_000
+    return { kind: 'nothing', reason: 'silent', detail: 'Nobody.' }
+  }
+  const peers = Array.from({ length: 40 }, (_, index) => peer(index + 1, { address: `100.101.1.${index + 1}` }))
+  const lookAt = (random: number) =>
+    lookWith({
+      tailscale: reading(peers),
+      probe: slow,
+      now: () => clock,
+      random: () => random,
+      concurrency: 1,
+      withinMs: 10_000,
+      names: new Map([['n40CNTRL:11434', 'gpu40']])
+    })
+  const { unreachable, unasked } = await lookAt(0)
+  t.equal(unreachable.length, 41, 'nobody is forgotten')
+  const left = unreachable.filter(({ reason }) => reason === 'not_asked')
+  t.match(left[0], { name: String, detail: /no time left/ })
+  t.same(
+    [...unasked],
+    left.map(({ name }) => `n${name.slice(3)}CNTRL:11434`)
+  )
+  t.ok(asked.includes('100.101.1.40'), 'the one that is known')
+  t.ok(asked.includes('100.101.1.1') && !asked.includes('100.101.1.30'))
+  asked.length = 0
+  clock = 0
+  await lookAt(0.7)
+  t.ok(asked.includes('100.101.1.40') && asked.includes('100.101.1.30') && !asked.includes('100.101.1.1'), 'another time others come first')
+})
+
 t.test('called off, a look ends with the reason, and nobody else is asked', async t => {
   const caller = new AbortController()
   let asked = 0

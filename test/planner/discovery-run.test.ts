@@ -73,6 +73,7 @@ async function world(t: Test): Promise<World> {
           host: 'here',
           newId: randomUUID,
           now: () => performance.now(),
+          random: () => 0,
           tailscale: async () => made.tailscale,
           ...changes
         },
@@ -224,4 +225,25 @@ t.test('a machine stays one when Tailscale comes to know its address, and when i
   await w.run()
   t.match(await w.device('ollama'), { key: 'here nSelf:11434', state: 'approved', goneAt: null })
   t.equal((await listDevices(w.pool)).length, 1)
+})
+
+t.test('nothing is said of machines for which there was no time, nor of those that the configuration has by now', async t => {
+  const w = await world(t)
+  const numbers = Array.from({ length: 40 }, (_, index) => index + 1)
+  w.tailscale = running(...numbers.map(number => peer(number)))
+  for (const number of numbers) w.answers.set(`100.101.1.${number} 11434`, 'ollama')
+  t.match(await w.run(), { unreachable_count: 1, not_asked: 0 })
+  w.answers.clear()
+  // Each question takes a second.
+  let clock = 0
+  const silent: Probe = async () => {
+    clock += 1_000
+    return { kind: 'nothing', reason: 'silent', detail: 'It is silent.' }
+  }
+  const result = await w.run({ probe: silent, now: () => clock, known: [{ url: 'http://100.101.1.1:11434', name: 'gpu1' }] })
+  t.ok(result.not_asked > 10 && result.not_asked < 30, `${result.not_asked} not asked`)
+  t.equal(result.gone.length + result.not_asked, 39, 'those that were asked are gone')
+  t.equal(result.unreachable_count, 40, 'with this machine’s own port')
+  t.notOk(result.gone.includes('gpu1'), 'a machine of the configuration is asked elsewhere')
+  t.equal((await w.device('gpu1')).goneAt, null)
 })

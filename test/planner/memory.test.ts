@@ -246,6 +246,23 @@ t.test('a load without a request: room, load, and its time is learned', async t 
   await until('it is free', async () => (await rowsOf(pool)).length === 0)
 })
 
+t.test('a model that is taken out by command is not counted on, and not loaded ahead for a minute', async t => {
+  const pool = await databaseOf(t)
+  const { memory, loaded, said, wait } = await gateway(t, pool)
+  loaded.add('a')
+  t.equal(await memory.unload(target('a'), new AbortController().signal), true)
+  t.same(said, ['unloaded a', 'unload a', 'refresh box'])
+  const other = target('b')
+  t.equal(await memory.unload({ ...other, upstream: { ...other.upstream, adapter: 'openai' } }, new AbortController().signal), false)
+  memory.load('box/a', [])
+  t.equal(await memory.prepare(target('a'), { id: '1', ...now }), true, 'a request loads it')
+  memory.settled(target('a'), '1')
+  t.same(commands(said), ['unload a'])
+  wait(60_000)
+  memory.load('box/a', [])
+  await until('it to be loaded', () => said.includes('loaded a'))
+})
+
 t.test('it is not begun where it cannot be worth it', async t => {
   const pool = await databaseOf(t)
   const targets = [target('a'), target('b', { keepAlive: '0s' })]

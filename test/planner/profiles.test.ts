@@ -106,3 +106,13 @@ t.test('a database that is away, a model that is gone and a profile that is none
   await profiles.flush()
   t.ok((profiles.of('rtx', 'small')?.samples.answers ?? 0) >= 250)
 })
+
+t.test('what a running benchmark sees is not learned before it is over, but that a machine fails is', async t => {
+  const { profiles } = keeper(t, await machine(t))
+  profiles.observe('rtx', 'small', { ...answer(50), isBenchmark: true })
+  t.equal(profiles.of('rtx', 'small'), null)
+  profiles.observe('rtx', 'small', { ...answer(50), answer: null, isBenchmark: true, isFailure: true })
+  t.match(profiles.of('rtx', 'small'), { samples: { answers: 0, failures: 1 } })
+  profiles.measured('rtx', 'small', { ...answer(50), isBenchmark: true })
+  t.match(profiles.of('rtx', 'small'), { samples: { answers: 1, failures: 1 } })
+})

@@ -49,7 +49,7 @@ export async function routeTable(corsOrigins: readonly string[]): Promise<readon
     },
     costs: { summary: unasked },
     snapshot: unasked,
-    benchmarks: { submit: unasked, find: unasked, list: unasked },
+    benchmarks: { submit: unasked, find: unasked, cancel: unasked, list: unasked },
     fleet: {
       list: unasked,
       find: unasked,

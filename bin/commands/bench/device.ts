@@ -17,6 +17,15 @@ type Fields = Readonly<Record<string, unknown>>
 
 const pollMs = 500
 
+/** Prints what became of it: one that was over before stays as it was. */
+export async function cancelBenchmarkCommand(id: string, options: ClientOptions & { readonly json?: boolean }): Promise<void> {
+  await withClient(options, async client => {
+    const { body } = await client.ask({ method: 'POST', path: `/v1/benchmarks/${encodeURIComponent(id)}/cancel` })
+    if (options.json === true) printJson(body)
+    else console.log(plain(`${String(body.id)}  ${String(body.model)}  ${String(body.state)}`))
+  })
+}
+
 /** Ctrl-C leaves a benchmark to the gateway, which goes on with it. */
 export async function benchDeviceCommand(id: string, options: BenchOptions): Promise<void> {
   await withClient(options, async client => {

@@ -2,7 +2,7 @@
 
 import type { ClientOptions } from '../../config/client.ts'
 import { withClient } from '../client.ts'
-import { age, fieldsOf, textOf } from '../jobs/job.ts'
+import { age, fieldsOf, numberOf, textOf } from '../jobs/job.ts'
 import { plain, printJson, table } from '../print.ts'
 
 export interface DeviceOptions extends ClientOptions {
@@ -63,9 +63,14 @@ function show(body: Fields): void {
   } else console.log('No machines were found.')
   const gone = listOf(body.gone)
   if (gone.length > 0) console.log(`Gone: ${gone.map(id => plain(String(id))).join(', ')}`)
-  for (const entry of listOf(body.unreachable).map(other => fieldsOf(other) ?? {})) {
+  const unreachable = listOf(body.unreachable)
+  for (const entry of unreachable.map(other => fieldsOf(other) ?? {})) {
     console.error(plain(`${String(entry.name)} (${String(entry.address)}): ${String(entry.detail)}`))
   }
+  const more = (numberOf(body.unreachable_count) ?? 0) - unreachable.length
+  if (more > 0) console.error(`${more} more did not answer.`)
+  const unasked = numberOf(body.not_asked) ?? 0
+  if (unasked > 0) console.error(`For ${unasked} of them there was no time: look again.`)
   console.error(plain(textOf(fieldsOf(body.tailscale)?.message) ?? ''))
 }
 
