@@ -21,8 +21,12 @@ function splitOver(dispatch: Dispatch, request: ModelRequest, caller: Caller): r
   const several = request.needs.filter(feature => severalFeatures.includes(feature))
   if (several.length === 0) return null
   const plan = dispatch.plan({ ...request, needs: otherNeeds(request) }, caller, true)
-  // The first copy is refused then, for what keeps it from running and not for what we would have done ourselves.
-  if (plan.action === 'refuse') return []
+  if (plan.action === 'refuse') {
+    // One call may keep a bound that several would not.
+    if (dispatch.plan(request, caller, true).action !== 'refuse') return null
+    // The first copy is refused then, for what keeps it from running and not for what we would have done ourselves.
+    return []
+  }
   const targets = plan.action === 'run' ? plan.ranked : plan.feasible
   const first = targets[0]
   if (first === undefined || several.every(feature => dispatch.canCarry(first, feature))) return null

@@ -158,7 +158,8 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
 
   function settledRow(intent: CostRow, attempt: Attempt, settlement: Settlement): CostRow {
     const own = attempt.target.upstream.device !== null
-    const { usage, estimated } = figures(attempt, settlement, own)
+    const { usage: whole, estimated } = figures(attempt, settlement, own)
+    const usage = whole.busyMs === null ? whole : { ...whole, busyMs: whole.busyMs / (settlement.sharedBy ?? 1) }
     // What never left us, and what the upstream turned down before it began, costs nothing and is known to.
     const counted = usage.promptTokens > 0 || usage.completionTokens > 0 || usage.providerNanoUsd !== null
     const charged = settlement.outcome === 'ok' || counted || estimated || own

@@ -1,6 +1,6 @@
 // Keeps why requests went where they went: the last ones in memory, where they can be read at once, and all but floods in the database.
 
-import { type Explanation, explain, type Over } from '../routing/brain/explain.ts'
+import { type Explained, type Explanation, explain, type Over } from '../routing/brain/explain.ts'
 import type { RouteKeeper, RouteRecord, RouteStart, RunSummary, Settled } from '../routing/ports.ts'
 import type { Pool } from '../store/pool.ts'
 import { findRoute, insertRoutes, type RouteRow } from '../store/routes.ts'
@@ -19,24 +19,74 @@ export interface KeptRoutes extends RouteKeeper {
 export interface RouteLimits {
   /** In memory. */
   readonly keptAtMost: number
-  readonly bytesAtMost: number
   /** Written down; what is above is in memory only. */
   readonly rowsPerSecond: number
   /** For a database that is away. */
   readonly waitingAtMost: number
 }
 
-// A record has 2 kB at most: 4 MB.
-const usualLimits: RouteLimits = { keptAtMost: 2_000, bytesAtMost: 4 * 1024 * 1024, rowsPerSecond: 100, waitingAtMost: 1_000 }
+// Of 2 kB or so: 4 MB.
+const usualLimits: RouteLimits = { keptAtMost: 2_000, rowsPerSecond: 100, waitingAtMost: 1_000 }
 const flushEveryMs = 1_000
+const weighedAtMost = 16
 
-interface Kept {
-  readonly explanation: Explanation
+/** One that is over. Of most nobody ever asks, so it is put into words only when somebody does. */
+class Kept {
   readonly jobId: string | null
-  readonly bytes: number
   /** Of all that came of this request, each once. */
   readonly calls: ReadonlyMap<string, Settled>
   readonly tookMs: number
+  readonly source: string
+  #explained: Explained | null
+  #explanation: Explanation | null = null
+
+  constructor(explained: Explained, { jobId, calls, tookMs }: Pick<Kept, 'jobId' | 'calls' | 'tookMs'>) {
+    this.jobId = jobId
+    this.calls = calls
+    this.tookMs = tookMs
+    this.source = explained.caller.source
+    this.#explained = explained
+    // What was weighed against many would take more room than its own words.
+    if (weighedOf(explained) > weighedAtMost) this.explanation()
+  }
+
+  /** Throws what `explain` throws. */
+  explanation(): Explanation {
+    if (this.#explained !== null) {
+      this.#explanation = explain(this.#explained)
+      this.#explained = null
+    }
+    return this.#explanation as Explanation
+  }
+}
+
+/** How many targets its decision still holds. */
+function weighedOf({ decision, figures }: Explained): number {
+  const weighed = decision.planned ?? figures
+  return (weighed?.estimates.length ?? 0) + (weighed?.without.length ?? 0) + decision.rejected.length
+}
+
+/** Without the body, and whatever else is the request's alone. */
+function withoutBody(record: RouteRecord): Explained['request'] {
+  const { id, model, route, maxUsd, patience, isDeadlineHard, localOnly, fallbacks, preference } = record.request
+  return {
+    id,
+    model,
+    localOnly,
+    ...(route !== undefined && { route }),
+    ...(maxUsd !== undefined && { maxUsd }),
+    ...(patience !== undefined && { patience }),
+    ...(isDeadlineHard !== undefined && { isDeadlineHard }),
+    ...(fallbacks !== undefined && { fallbacks }),
+    ...(preference !== undefined && { preference })
+  }
+}
+
+/** To be written down. */
+interface Waiting {
+  readonly entry: Kept
+  readonly model: string
+  readonly target: string | null
 }
 
 /** Whatever comes, nothing of it is waited for. A process that is killed loses those of its last second. */
@@ -56,8 +106,7 @@ export function createRoutes({
   const kept = new Map<string, Kept>()
   /** By the job that a request waited as. */
   const byJob = new Map<string, string>()
-  let bytes = 0
-  let waiting = new Map<string, RouteRow>()
+  let waiting = new Map<string, Waiting>()
   let taken = 0
   let unstored = 0
   let flushing: Promise<void> | null = null
@@ -72,10 +121,9 @@ export function createRoutes({
   function remember(id: string, entry: Kept): void {
     forget(id)
     kept.set(id, entry)
-    bytes += entry.bytes
     if (entry.jobId !== null) byJob.set(entry.jobId, id)
     for (const oldest of kept.keys()) {
-      if (kept.size <= limits.keptAtMost && bytes <= limits.bytesAtMost) break
+      if (kept.size <= limits.keptAtMost) break
       forget(oldest)
     }
   }
@@ -84,7 +132,6 @@ export function createRoutes({
     const entry = kept.get(id)
     if (entry === undefined) return
     kept.delete(id)
-    bytes -= entry.bytes
     if (entry.jobId !== null) byJob.delete(entry.jobId)
   }
 
@@ -94,31 +141,27 @@ export function createRoutes({
     try {
       const before = kept.get(request.id)
       const jobId = jobOf(record) ?? before?.jobId ?? null
-      const calls = new Map([...(before?.calls ?? []), ...record.summary.calls.map(call => [call.attemptId, call.settled] as const)])
+      const calls = callsOf(record.summary, before)
       const tookMs = Math.max(record.tookMs, before?.tookMs ?? 0)
-      const explanation = explain({ ...record, over: { ...record, summary: together(record.summary, [...calls.values()]), tookMs } })
-      remember(request.id, { explanation, jobId, bytes: Buffer.byteLength(JSON.stringify(explanation)), calls, tookMs })
-      store({
-        id: request.id,
-        jobId,
-        source: record.caller.source,
-        model: request.model,
-        target: record.summary.target?.id ?? null,
-        record: explanation
-      })
+      const { caller, decision, figures, etaMs, chosen, decidedUs, reason } = record
+      const over = { reason, summary: together(record.summary, calls), tookMs }
+      const explained = { request: withoutBody(record), caller, decision, figures, etaMs, chosen, decidedUs, over }
+      const entry = new Kept(explained, { jobId, calls, tookMs })
+      remember(request.id, entry)
+      store(request.id, { entry, model: request.model, target: record.summary.target?.id ?? null })
     } catch (error) {
       log('why a request went where it went could not be kept', error)
     }
   }
 
-  function store(row: RouteRow): void {
-    if (waiting.has(row.id)) return void waiting.set(row.id, row)
+  function store(id: string, row: Waiting): void {
+    if (waiting.has(id)) return void waiting.set(id, row)
     if (isClosed || taken >= limits.rowsPerSecond || waiting.size >= limits.waitingAtMost) {
       unstored++
       return
     }
     taken++
-    waiting.set(row.id, row)
+    waiting.set(id, row)
   }
 
   function flush(): Promise<void> {
@@ -130,9 +173,12 @@ export function createRoutes({
 
   async function write(): Promise<void> {
     while (waiting.size > 0) {
-      const batch = [...waiting.values()].slice(0, Math.max(1, limits.rowsPerSecond))
+      const batch = [...waiting].slice(0, Math.max(1, limits.rowsPerSecond))
       try {
-        await insertRoutes(pool, batch)
+        await insertRoutes(
+          pool,
+          batch.flatMap(([id, row]) => rowOf(id, row))
+        )
         isFailing = false
       } catch (error) {
         if (!isFailing) log('routes could not be written down; it is tried again', error)
@@ -140,7 +186,17 @@ export function createRoutes({
         return
       }
       // Of one of them there may be more to say by now.
-      for (const row of batch) if (waiting.get(row.id) === row) waiting.delete(row.id)
+      for (const [id, row] of batch) if (waiting.get(id) === row) waiting.delete(id)
+    }
+  }
+
+  /** None of one that cannot be put into words: the others are kept. */
+  function rowOf(id: string, { entry, model, target }: Waiting): RouteRow[] {
+    try {
+      return [{ id, jobId: entry.jobId, source: entry.source, model, target, record: entry.explanation() }]
+    } catch (error) {
+      log('why a request went where it went could not be kept', error)
+      return []
     }
   }
 
@@ -150,7 +206,7 @@ export function createRoutes({
     async find(id, source) {
       const own = byJob.get(id) ?? id
       const running = open.get(own)
-      const known = running === undefined ? kept.get(own)?.explanation : explain(running)
+      const known = running === undefined ? kept.get(own)?.explanation() : explain(running)
       if (known !== undefined) return source === null || known.source === source ? known : null
       return findRoute(pool, id, source)
     },
@@ -175,9 +231,17 @@ function jobOf({ request }: RouteRecord): string | null {
   return jobId === request.id ? null : jobId
 }
 
+/** All calls of a request by their attempts, those of before first. */
+function callsOf({ calls }: RunSummary, before: Kept | undefined): ReadonlyMap<string, Settled> {
+  const all = new Map(before?.calls)
+  for (const { attemptId, settled } of calls) all.set(attemptId, settled)
+  return all
+}
+
 /** Several runs of one request as one. */
-function together(last: RunSummary, settled: readonly Settled[]): Over {
-  if (settled.length === last.calls.length) return last
+function together(last: RunSummary, all: ReadonlyMap<string, Settled>): Over {
+  if (all.size === last.calls.length) return last
+  const settled = [...all.values()]
   const nanoUsd = settled.reduce<number | null>((sum, each) => (sum === null || each.nanoUsd === null ? null : sum + each.nanoUsd), 0)
   return { ...last, attempts: settled.length, nanoUsd, calls: settled.map(each => ({ settled: each })) }
 }

@@ -157,7 +157,9 @@ export function startCall(
     const outcome: Outcome = error === null ? 'ok' : error.code === 'client_gone' ? 'aborted' : 'failed'
     const firstMs = ttftMs ?? (error === null ? durationMs : null)
     const sent = result.ok || result.sent
-    const settled = ports.ledger.settle(attempt, { outcome, usage, tokensSeen, error, durationMs, sent, ttftMs: firstMs })
+    const { id, device } = target.upstream
+    const sharedBy = device === null ? 1 : Math.max(1, ports.load.averageInFlight(id, startedAt, startedAt + durationMs))
+    const settled = ports.ledger.settle(attempt, { outcome, usage, tokensSeen, error, durationMs, sent, ttftMs: firstMs, sharedBy })
     const timings = error === null && usage !== null && request.operation !== 'embed' ? timingsOf(usage, durationMs) : null
     ports.load.finish(target.upstream.id, durationMs)
     observer.end({

@@ -140,6 +140,8 @@ export interface Settlement {
   readonly error: GatewayError | null
   readonly durationMs: number
   readonly ttftMs: number | null
+  /** Calls that ran on a machine of ours at the same time, on average, this one among them: they share its electricity. Absent = it was alone. */
+  readonly sharedBy?: number
 }
 
 /** As it was booked. */

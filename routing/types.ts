@@ -350,10 +350,10 @@ export interface AttemptObserver {
   /** A whole answer in OpenAI's form, for a request that is not streamed. Valid JSON. */
   body(json: Buffer): void
   /**
-   * The figures, and for streams the usage event in canonical form (`choices: []`), to be sent on only
-   * if the client asked. `event` is null when the upstream gave none and when not streaming.
+   * The figures, null where nobody can have counted, and for streams the usage event in canonical form (`choices: []`), to be sent on
+   * only if the client asked. `event` is null when the upstream gave none and when not streaming.
    */
-  usage(usage: Usage, event: Buffer | null): void
+  usage(usage: Usage | null, event: Buffer | null): void
   /** What a provider's headers tell of its limit, with its answer or its refusal; at most once, before anything else. */
   limits?(told: RequestLimit): void
   end(end: AttemptEnd): void

@@ -256,7 +256,7 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
     const choices = Array.isArray(chunk.choices) ? chunk.choices.filter(isRecord) : []
     const { operation } = this.#attempt.request
     const wasComplete = this.#isComplete()
-    if (isRecord(chunk.usage)) this.#usage = this.#usageOf(chunk.usage)
+    if (isRecord(chunk.usage)) this.#usage = this.#usageOf(chunk.usage) ?? this.#usage
     const failure = this.#shown(failureInAnswer(chunk))
     if (failure !== null) {
       // After every choice has finished an error changes nothing about the answer (seen: "Token limit reached" behind "length").
@@ -319,7 +319,7 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
     this.#over = true
     this.#watchdog.stop()
     this.#exchange?.abort()
-    if (this.#usage !== null) this.#observer.usage(this.#usage, this.#usageEvent)
+    if (this.#usage !== null || this.#usageEvent !== null) this.#observer.usage(this.#usage, this.#usageEvent)
     this.#observer.end(this.#done.length === 0 ? { ok: true } : { ok: true, done: Buffer.concat(this.#done) })
   }
 
@@ -361,7 +361,7 @@ class CompatibleCall implements ExchangeObserver, AttemptHandle {
     return failure === null ? null : { ...failure, message: withoutSecrets(failure.message, this.#attempt.target.upstream) }
   }
 
-  #usageOf(usage: Record<string, unknown>): Usage {
+  #usageOf(usage: Record<string, unknown>): Usage | null {
     return usageFrom(usage, (this.#dialect as Dialect).chargedNanoUsd(usage))
   }
 }

@@ -86,8 +86,14 @@ export function droppedOptions(request: ModelRequest, target?: Target): readonly
   return target?.upstream.streamUsage === false && request.streamOptions !== null ? ['stream_options'] : []
 }
 
-/** OpenAI's usage object as ours; missing or senseless figures are 0. */
-export function usageFrom(usage: Readonly<Record<string, unknown>>, chargedNanoUsd: number | null): Usage {
+// More than any model reads or writes.
+const tokensAtMost = 1e9
+
+/** OpenAI's usage object as ours; null where nobody has counted, or what was counted makes no sense. */
+export function usageFrom(usage: Readonly<Record<string, unknown>>, chargedNanoUsd: number | null): Usage | null {
+  const total = count(usage.prompt_tokens) + count(usage.completion_tokens)
+  const isSenseless = [usage.prompt_tokens, usage.completion_tokens].some(value => typeof value === 'number' && !(value <= tokensAtMost))
+  if ((total === 0 || isSenseless) && chargedNanoUsd === null) return null
   const prompt = isRecord(usage.prompt_tokens_details) ? usage.prompt_tokens_details : {}
   const completion = isRecord(usage.completion_tokens_details) ? usage.completion_tokens_details : {}
   return {
@@ -101,5 +107,5 @@ export function usageFrom(usage: Readonly<Record<string, unknown>>, chargedNanoU
 }
 
 function count(value: unknown): number {
-  return typeof value === 'number' && Number.isFinite(value) && value > 0 ? Math.min(Math.round(value), 1e9) : 0
+  return typeof value === 'number' && Number.isFinite(value) && value > 0 ? Math.min(Math.round(value), tokensAtMost) : 0
 }

@@ -40,7 +40,8 @@ export function readChatBody(given: ReadBody, knobs: Knobs): ModelRequest {
   const content = readMessages(facts.messages)
   const tools = ['tools', 'functions'].reduce((bytes, name) => bytes + (isGiven(facts[name]) ? sizeOf(facts[name], name) : 0), 0)
   const copies = readCopies(facts)
-  const prompt = estimateTokens({ textBytes: content.textBytes + tools, messages: content.messages, pictures: content.pictures })
+  const { features, ...size } = content
+  const prompt = estimateTokens({ ...size, textBytes: content.textBytes + tools })
   return {
     id: knobs.requestId,
     operation: 'chat',
@@ -50,7 +51,7 @@ export function readChatBody(given: ReadBody, knobs: Knobs): ModelRequest {
     includeUsage: stream && streamOptions?.include_usage === true,
     streamOptions,
     maxOutputTokens: positiveInteger(facts, 'max_completion_tokens') ?? positiveInteger(facts, 'max_tokens'),
-    needs: needsOf(facts, copies, content.features),
+    needs: needsOf(facts, copies, features),
     choices: copies,
     prompt,
     longest: prompt,
@@ -66,13 +67,15 @@ interface Content {
   textBytes: number
   messages: number
   pictures: number
+  fileBytes: number
+  soundBytes: number
   features: Set<Feature>
 }
 
 function readMessages(value: unknown): Content {
   if (value === undefined || value === null) throw missing('messages', 'a list of messages')
   if (!Array.isArray(value) || value.length === 0) throw wrong('messages', 'a list of at least one message', value)
-  const content: Content = { textBytes: 0, messages: value.length, pictures: 0, features: new Set() }
+  const content: Content = { textBytes: 0, messages: value.length, pictures: 0, fileBytes: 0, soundBytes: 0, features: new Set() }
   value.forEach((message: unknown, index) => {
     if (!isRecord(message)) throw wrong(`messages[${index}]`, 'an object with a role', message)
     if (typeof message.role !== 'string') throw wrong(`messages[${index}].role`, 'a string', message.role)
@@ -94,9 +97,21 @@ function readContent(value: unknown, param: string, content: Content): void {
     if (!isRecord(part) || typeof part.type !== 'string') throw wrong(`${param}[${index}]`, 'an object with a type', part)
     if (typeof part.text === 'string') content.textBytes += part.text.length
     if (part.type === 'image_url') readPicture(part.image_url, `${param}[${index}].image_url`, content)
-    if (part.type === 'input_audio') content.features.add('audio')
-    if (part.type === 'file') content.features.add('file')
+    if (part.type === 'input_audio') {
+      content.features.add('audio')
+      content.soundBytes += lengthOf(part.input_audio, 'data')
+    }
+    if (part.type === 'file') {
+      content.features.add('file')
+      content.fileBytes += lengthOf(part.file, 'file_data')
+    }
   })
+}
+
+/** Of a text within a part; 0 where there is none. */
+function lengthOf(holder: unknown, name: string): number {
+  const text = isRecord(holder) ? holder[name] : null
+  return typeof text === 'string' ? text.length : 0
 }
 
 function readPicture(value: unknown, param: string, content: Content): void {

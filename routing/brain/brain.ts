@@ -7,14 +7,14 @@ import { timeOf } from '../ids.ts'
 import type { CallRecord } from '../ports.ts'
 import type { Profile } from '../profile.ts'
 import type { Caller, Device, ModelRequest, RequestLimit, Target, TokenPrice } from '../types.ts'
-import { createAffinity } from './affinity.ts'
+import { type Chain, createAffinity } from './affinity.ts'
 import { createCalibration, type Eta, type EtaFacts } from './calibration.ts'
 import { knobs, remainingS, slowness } from './estimate.ts'
 import { createLengthModel, knownLength, type Lengths } from './lengths.ts'
 import { type Planned, plan, workAtMost } from './plan.ts'
 import { learnedPace, priorPace, slower } from './priors.ts'
 import { createRentedModel } from './rented.ts'
-import type { Asked, Option, OwnSite, Pace, Site, Work } from './types.ts'
+import type { Asked, Option, OwnSite, Pace, Site, TokenDollars, Work } from './types.ts'
 import { createWarmth, residencyS, victimsAmong, type Wish } from './warmth.ts'
 
 export interface BrainPorts {
@@ -69,8 +69,6 @@ export interface Brain {
   listed(upstreamId: string, askedAtMs: number): void
   /** The machine was away: whatever was known of its memory is not true any more. */
   lost(deviceId: string): void
-  /** What the model there is worth in memory, dollars; above 0 it is better kept. */
-  worth(target: Target): number
   /** A provider's headers tell how much it takes of this model, in answer to a call. */
   limits(attemptId: string, told: RequestLimit): void
   /** Another number whenever something was learned that is worth keeping. */
@@ -108,6 +106,8 @@ interface Running {
   readonly request: ModelRequest
   readonly lengths: Lengths
   readonly cachedTokens: number
+  /** What had been sent there before, of a rented target: so much of it should be counted as kept. */
+  readonly expectedCached: number
   readonly startedAt: number
   readonly isCold: boolean
   hasBegun: boolean
@@ -233,7 +233,9 @@ export function createBrain(ports: BrainPorts): Brain {
     if (last !== undefined && last.profile === profile && atMs - last.atMs < paceForMs) return last.pace
     const machine = { gpu: null, watts: device?.watts ?? 0, vramGb: device?.vramGb ?? null }
     const prior = priorPace(machine, { gb: target.memoryGb ?? null, paramsB: target.paramsB ?? null })
-    const pace = learnedPace(prior, profile, ports.epoch())
+    const learned = learnedPace(prior, profile, ports.epoch())
+    const price = ownPriceOf(target)
+    const pace = price === null ? learned : { ...learned, price }
     paces.set(target, { profile, atMs, pace })
     return pace
   }
@@ -241,17 +243,13 @@ export function createBrain(ports: BrainPorts): Brain {
   function rentedPace(target: Target, promptTokens: number, obeysRests: boolean): Pace {
     const { ttftS, tokenS, failures, samples } = rented.pace(target.id)
     const price = priceAt(target, promptTokens)
-    const isFree = target.price.source === 'free'
-    const per = (usdPer1m: number | undefined): number | null => (usdPer1m === undefined ? (isFree ? 0 : null) : usdPer1m / 1e6)
+    const unpriced = target.price.source === 'free' ? 0 : null
     return {
       kind: 'rented',
       ttftS,
       tokenS,
       failures,
-      inputUsd: per(price?.inputUsdPer1m),
-      cachedUsd: per(price?.cachedInputUsdPer1m ?? price?.inputUsdPer1m),
-      outputUsd: per(price?.outputUsdPer1m),
-      callUsd: price?.requestUsd ?? 0,
+      ...(price === null ? { inputUsd: unpriced, cachedUsd: unpriced, outputUsd: unpriced } : dollarsOf(price)),
       samples,
       waitS: ahead =>
         Math.max(rented.waitS(target.id, ahead, nowS(), obeysRests), rented.waitS(target.upstream.id, ahead, nowS(), obeysRests))
@@ -320,7 +318,10 @@ export function createBrain(ports: BrainPorts): Brain {
   }
 
   function leftS(call: Running, active: number, slow: number): number {
-    return remainingS(progressOf(call, active), slower(ownPace(call.target), slow), active)
+    const pace = slower(ownPace(call.target), slow)
+    // One that waits for its model has the rest of that before it.
+    const loadingS = call.isCold && !call.hasBegun && call.streamed === 0 ? pace.loadS - (ports.now() - call.startedAt) / 1_000 : 0
+    return Math.max(0, loadingS) + remainingS(progressOf(call, active), pace, active)
   }
 
   /** How far a call has come. Of one that is not streamed nobody sees it: it is taken to go as fast as is known. */
@@ -365,6 +366,12 @@ export function createBrain(ports: BrainPorts): Brain {
     return lengths.of(source, canonical(request.model), request.maxOutputTokens)
   }
 
+  /** Tokens of a prompt's beginning that need not be read again: what a machine of ours keeps, or what a provider is used to count as kept. */
+  function cachedOn({ id, upstream }: Target, chain: Chain): number {
+    const tokens = affinity.cached(id, chain, nowS())
+    return tokens === 0 || upstream.device !== null ? tokens : Math.round(tokens * rented.pace(id).cached)
+  }
+
   function workOf({ request, caller, targets }: Asked, places: Map<string, Place>): Work {
     const deadlineMs = request.patience?.deadlineMs ?? null
     const chain = request.prefix ?? []
@@ -375,15 +382,16 @@ export function createBrain(ports: BrainPorts): Brain {
       knob: knobs[request.route ?? 'balanced'],
       leftS: deadlineMs === null ? null : (deadlineMs - Math.max(0, ports.epoch() - timeOf(request.id))) / 1_000,
       isHard: request.isDeadlineHard === true,
-      // Each of several choices may have its share.
-      maxUsd: request.maxUsd === undefined ? null : request.maxUsd / request.choices,
+      isStream: request.stream,
+      ...(request.choices > 1 && { choices: choicesOf(request) }),
+      maxUsd: request.maxUsd ?? null,
       chain,
       options: targets.map((target): Option => {
         let place = places.get(target.upstream.id)
         if (place === undefined) places.set(target.upstream.id, (place = placeOf(target)))
         const { site, slow } = place
         const pace = site.own === null ? rentedPace(target, request.prompt.expected, targets.length > 1) : slower(ownPace(target), slow)
-        const cachedTokens = chain.length === 0 ? 0 : affinity.cached(target.id, chain, nowS())
+        const cachedTokens = chain.length === 0 ? 0 : cachedOn(target, chain)
         return { id: target.id, site, model: target.model, pace, cachedTokens }
       })
     }
@@ -411,11 +419,14 @@ export function createBrain(ports: BrainPorts): Brain {
       mark(target, false)
     }
     if (error?.code === 'machine_lost') for (const other of modelsOf(target.upstream.id).values()) affinity.forget(other.id)
-    if (!isOwn) learnRented(call, { error, ttftMs, durationMs, completionTokens: usage?.completionTokens ?? settled.completionTokens })
+    if (error === null) remember(call)
+    if (!isOwn)
+      learnRented(call, { error, ttftMs, durationMs, usage, completionTokens: usage?.completionTokens ?? settled.completionTokens })
     if (call.request.operation === 'embed') return
     const model = canonical(call.request.model)
     const { choices, maxOutputTokens: bound } = call.request
-    if (outcome === 'ok' && usage !== null) {
+    // Who counts none of an answer that has some has not counted.
+    if (outcome === 'ok' && usage !== null && (usage.completionTokens > 0 || call.streamed === 0)) {
       // The bound is of each choice as well.
       const tokens = usage.completionTokens / choices
       lengths.observe(call.source, model, { tokens, isCut: bound !== null && tokens >= bound })
@@ -424,17 +435,30 @@ export function createBrain(ports: BrainPorts): Brain {
     }
   }
 
+  /** It has read the prompt of this call, and keeps it for a while. */
+  function remember({ target, request }: Running): void {
+    const { device } = target.upstream
+    affinity.read(target.id, request.prefix ?? [], {
+      nowS: nowS(),
+      forS: device === null ? rentedPrefixForS : ownPrefixForS,
+      chains: device?.maxConcurrency ?? rentedPrefixes
+    })
+  }
+
   function learnRented(
-    { target, request, startedAt }: Running,
-    end: Pick<CallRecord, 'error' | 'ttftMs' | 'durationMs'> & { readonly completionTokens: number }
+    { target, request, startedAt, expectedCached }: Running,
+    end: Pick<CallRecord, 'error' | 'ttftMs' | 'durationMs' | 'usage'> & { readonly completionTokens: number }
   ): void {
-    const { error, ttftMs, durationMs, completionTokens } = end
+    const { error, ttftMs, durationMs, completionTokens, usage } = end
     if (error?.breaker === 'cool_down') refused(target, startedAt / 1_000)
     else if (error === null) for (const key of [target.id, target.upstream.id]) rented.taken(key)
     if (error !== null && error.breaker !== 'failure') return
+    const isSeen = request.stream && ttftMs !== null
     rented.observe(target.id, {
-      ttftS: request.stream && ttftMs !== null ? ttftMs / 1_000 : null,
-      answerS: request.stream && ttftMs !== null ? (durationMs - ttftMs) / 1_000 : null,
+      ttftS: isSeen ? ttftMs / 1_000 : null,
+      answerS: isSeen ? (durationMs - ttftMs) / 1_000 : null,
+      wholeS: isSeen ? null : durationMs / 1_000,
+      cachedShare: expectedCached > 0 && usage !== null ? Math.min(1, usage.cachedTokens / expectedCached) : null,
       promptTokens: request.prompt.expected,
       outputTokens: completionTokens,
       isFailure: error !== null
@@ -476,11 +500,15 @@ export function createBrain(ports: BrainPorts): Brain {
   }
 
   /** A call that loaded its model is over without an answer; others may wait for the same load. */
-  function abandoned({ id, upstream }: Target): void {
-    const load = loads.get(upstream.id)
-    if (load === undefined || load.target.id !== id || load.isCommanded) return
-    const isWaitedFor = [...(onDevice.get(upstream.id) ?? [])].some(call => call.target.id === id && call.isCold && !call.hasBegun)
-    if (!isWaitedFor) loads.delete(upstream.id)
+  function abandoned(target: Target): void {
+    const load = loads.get(target.upstream.id)
+    if (load === undefined || load.target.id !== target.id || load.isCommanded) return
+    if (!isWaitedFor(target)) loads.delete(target.upstream.id)
+  }
+
+  /** By a call that came when it was not in memory. */
+  function isWaitedFor({ id, upstream }: Target): boolean {
+    return [...(onDevice.get(upstream.id) ?? [])].some(call => call.target.id === id && call.isCold && !call.hasBegun)
   }
 
   function victims({ upstream, memoryGb = null }: Target, among?: readonly string[]): readonly Target[] | null {
@@ -525,7 +553,8 @@ export function createBrain(ports: BrainPorts): Brain {
         request,
         source: caller.source,
         lengths: lengthsOf(request, caller.source),
-        cachedTokens: affinity.cached(target.id, chain, nowS()),
+        cachedTokens: cachedOn(target, chain),
+        expectedCached: isOwn ? 0 : affinity.cached(target.id, chain, nowS()),
         startedAt: ports.now(),
         isCold,
         hasBegun: false,
@@ -539,17 +568,13 @@ export function createBrain(ports: BrainPorts): Brain {
         const afterS = request.operation === 'embed' ? null : slowestPrompt * request.prompt.expected * ownPace(target).promptS
         loads.set(target.upstream.id, { target, sinceMs: ports.now(), isCommanded: false, afterS })
       }
-      affinity.read(target.id, chain, {
-        nowS: nowS(),
-        forS: isOwn ? ownPrefixForS : rentedPrefixForS,
-        chains: target.upstream.device?.maxConcurrency ?? rentedPrefixes
-      })
     },
     begun(attemptId) {
       const call = running.get(attemptId)
       if (call === undefined || call.hasBegun) return
       call.hasBegun = true
       if (call.target.upstream.device !== null) loaded(call.target)
+      remember(call)
     },
     streamed(attemptId, tokens) {
       const call = running.get(attemptId)
@@ -568,7 +593,12 @@ export function createBrain(ports: BrainPorts): Brain {
     loaded,
     unloaded(target) {
       const { id: upstreamId } = target.upstream
-      if (loads.get(upstreamId)?.target.id === target.id) loads.delete(upstreamId)
+      const load = loads.get(upstreamId)
+      if (load?.target.id === target.id) {
+        // A command that failed says nothing of the calls that wait for the same: the machine still loads for them.
+        if (load.isCommanded && isWaitedFor(target)) loads.set(upstreamId, { ...load, isCommanded: false })
+        else loads.delete(upstreamId)
+      }
       mark(target, false)
       affinity.forget(target.id)
     },
@@ -604,7 +634,6 @@ export function createBrain(ports: BrainPorts): Brain {
         affinity.forget(id)
       }
     },
-    worth: target => warmth.value(target.upstream.id, target.model, nowS()),
     limits(attemptId, told) {
       const call = running.get(attemptId)
       if (call === undefined || call.target.upstream.device !== null) return
@@ -627,6 +656,26 @@ export function createBrain(ports: BrainPorts): Brain {
       rented.restore(state.rented)
       return true
     }
+  }
+}
+
+/** Several answers: of one call where it can ask for them, and of one call each where it asks for one. */
+function choicesOf({ choices, needs }: ModelRequest): NonNullable<Work['choices']> {
+  return { count: choices, areCalls: !needs.includes('n') && !needs.includes('prompts') }
+}
+
+/** What the operator has set for a model on a machine; null = its electricity is what is booked. */
+function ownPriceOf({ price: { tokens, source } }: Target): TokenDollars | null {
+  if (tokens !== null) return dollarsOf(tokens)
+  return source === 'free' ? { inputUsd: 0, cachedUsd: 0, outputUsd: 0 } : null
+}
+
+function dollarsOf({ inputUsdPer1m, cachedInputUsdPer1m, outputUsdPer1m, requestUsd = 0 }: TokenPrice): TokenDollars {
+  return {
+    inputUsd: inputUsdPer1m / 1e6,
+    cachedUsd: (cachedInputUsdPer1m ?? inputUsdPer1m) / 1e6,
+    outputUsd: outputUsdPer1m / 1e6,
+    callUsd: requestUsd
   }
 }
 

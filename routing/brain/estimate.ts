@@ -3,7 +3,7 @@
 import { contextDoublesAt } from '../profile.ts'
 import type { Lengths } from './lengths.ts'
 import { rentedPromptTokensPerS } from './rented.ts'
-import type { Estimate, Knob, Option, Pace, Work } from './types.ts'
+import type { Estimate, Knob, Option, Pace, TokenDollars, Work } from './types.ts'
 
 /** Dollars: a second, and a missed deadline. */
 export const knobs: Readonly<Record<Knob['route'], Knob>> = {
@@ -60,20 +60,31 @@ function ownEstimate(work: Work, option: Option, pace: Extract<Pace, { kind: 'ow
     for (const victim of victims ?? site.loaded) evictionUsd += site.evictionUsd(victim)
   }
   const startS = waitS + loadS
+  const { lengths, promptTokens, knob } = work
+  const { calls, answers } = callsOf(work)
   let others = 0
   for (const at of queue.freeS) if (at > startS) others++
-  const concurrency = Math.min(site.slots, others + 1)
-  const { lengths, promptTokens, knob } = work
+  // Calls of the same request run beside each other as far as there is room, and after each other beyond.
+  const beside = Math.min(calls, Math.max(1, site.slots - others))
+  const rounds = Math.ceil(calls / beside)
+  const concurrency = Math.min(site.slots, others + beside)
   const promptLeft = Math.max(0, promptTokens - option.cachedTokens)
-  const prefillS = promptLeft * pace.promptS * concurrency
+  const prefillS = promptLeft * pace.promptS * concurrency * rounds
   const tokenS = pace.tauS + pace.betaS * (concurrency - 1)
-  const decode = (tokens: number): number => tokens * tokenS * withContext(promptTokens + tokens / 2)
+  const decode = (tokens: number): number => rounds * tokens * tokenS * withContext(promptTokens + tokens / 2)
   const decodeS = decode(lengths.mean)
-  const busyS = (tokens: number): number => loadS + promptLeft * pace.promptS + tokens * pace.tauS
-  const soloS = busyS(lengths.mean) - loadS
-  const usd = site.usdPerS * busyS(lengths.mean)
+  const soloS = calls * promptLeft * pace.promptS + answers * lengths.mean * pace.tauS
+  const booked = pace.price === undefined ? null : dollars(pace.price, work)
+  const energyUsd = (tokens: number, promptRead: number): number =>
+    site.usdPerS * (loadS + calls * promptRead * pace.promptS + answers * tokens * pace.tauS)
   const beforeS = startS + prefillS
-  const missShare = late(work, beforeS, tokenS * withContext(promptTokens + lengths.mean / 2))
+  const missShare = late(work, beforeS, rounds * tokenS * withContext(promptTokens + lengths.mean / 2))
+  const price = booked ?? {
+    usd: energyUsd(lengths.mean, promptLeft),
+    // A bound holds also where nothing of it is remembered after all.
+    usdP90: energyUsd(lengths.quantile(0.9), promptTokens),
+    counted: energyUsd(lengths.mean, promptLeft)
+  }
   const slowing = (pace.betaS / pace.tauS) * (concurrency - 1)
   const othersUsd = knob.secondUsd * soloS * (slowing + Math.min(waitingCounted, queue.waitingEach)) + evictionUsd
   const etaS = beforeS + decodeS
@@ -86,11 +97,11 @@ function ownEstimate(work: Work, option: Option, pace: Extract<Pace, { kind: 'ow
     etaS,
     raw: { p50: beforeS + decode(lengths.quantile(0.5)), p90: beforeS + decode(lengths.quantile(0.9)) },
     concurrency,
-    usd,
-    usdP90: site.usdPerS * busyS(lengths.quantile(0.9)),
+    usd: price.usd,
+    usdP90: price.usdP90,
     missShare,
     othersUsd,
-    score: usd + knob.secondUsd * etaS + knob.missUsd * missShare + othersUsd,
+    score: price.counted + knob.secondUsd * etaS + knob.missUsd * missShare + othersUsd,
     isCold
   }
 }
@@ -102,9 +113,8 @@ function rentedEstimate(work: Work, option: Option, pace: Extract<Pace, { kind: 
   const decodeS = lengths.mean * pace.tokenS
   const beforeS = waitS + prefillS + failureS * pace.failures
   const etaS = beforeS + decodeS
-  const price = dollars(pace, promptTokens, option.cachedTokens)
+  const { usd, usdP90, counted } = dollars(pace, work, option.cachedTokens)
   const missShare = late(work, waitS + prefillS, pace.tokenS)
-  const counted = price.isKnown ? price.of(lengths.mean) : price.of(lengths.quantile(0.9))
   return {
     option,
     waitS,
@@ -114,8 +124,8 @@ function rentedEstimate(work: Work, option: Option, pace: Extract<Pace, { kind: 
     etaS,
     raw: { p50: waitS + prefillS + lengths.quantile(0.5) * pace.tokenS, p90: waitS + prefillS + lengths.quantile(0.9) * pace.tokenS },
     concurrency: 1,
-    usd: price.isKnown ? counted : null,
-    usdP90: price.isKnown ? price.of(lengths.quantile(0.9)) : null,
+    usd,
+    usdP90,
     missShare,
     othersUsd: 0,
     score: counted + knob.secondUsd * etaS + knob.missUsd * missShare,
@@ -123,22 +133,44 @@ function rentedEstimate(work: Work, option: Option, pace: Extract<Pace, { kind: 
   }
 }
 
-function dollars(
-  { inputUsd, cachedUsd, outputUsd, callUsd = 0 }: Extract<Pace, { kind: 'rented' }>,
-  promptTokens: number,
-  cachedTokens: number
-): { readonly isKnown: boolean; of(tokens: number): number } {
+const single = { calls: 1, answers: 1 }
+
+/** Calls that the request is made of, and answers that come of them in all. */
+function callsOf({ choices }: Work): typeof single {
+  if (choices === undefined) return single
+  return { calls: choices.areCalls ? choices.count : 1, answers: choices.count }
+}
+
+interface Dollars {
+  /** With answers of the usual length; null = the price is unknown. */
+  readonly usd: number | null
+  /** With long ones, and nothing at the price of what was read before: that is the provider's to say, afterwards. */
+  readonly usdP90: number | null
+  /** What is weighed: of an unknown price, what a dear model would take. */
+  readonly counted: number
+}
+
+function dollars({ inputUsd, cachedUsd, outputUsd, callUsd = 0 }: TokenDollars, work: Work, cachedTokens = 0): Dollars {
+  const { lengths, promptTokens } = work
+  const { calls, answers } = callsOf(work)
   const isKnown = inputUsd !== null && outputUsd !== null
   const input = inputUsd ?? unknownPrice.inputUsd
   const output = outputUsd ?? unknownPrice.outputUsd
+  const of = (tokens: number, cached: number): number =>
+    calls * (callUsd + (promptTokens - cached) * input + cached * (cachedUsd ?? input)) + answers * tokens * output
   const cached = Math.min(cachedTokens, promptTokens)
-  const promptUsd = callUsd + (promptTokens - cached) * input + cached * (cachedUsd ?? input)
-  return { isKnown, of: tokens => promptUsd + tokens * output }
+  if (!isKnown) return { usd: null, usdP90: null, counted: of(lengths.quantile(0.9), cached) }
+  const usd = of(lengths.mean, cached)
+  const long = lengths.quantile(0.9)
+  return { usd, usdP90: Math.max(of(long, 0), of(long, cached)), counted: usd }
 }
 
-/** The share of answers that would be longer than what can come until the deadline. */
-function late({ leftS, lengths }: Work, beforeS: number, tokenS: number): number {
+/** The share of answers that would be longer than what can come until the deadline; of a stream, the chance that its first token comes later. */
+function late({ leftS, lengths, isStream }: Work, beforeS: number, tokenS: number): number {
   if (leftS === null) return 0
+  if (leftS <= 0) return 1
+  // What it takes until then is known to a factor of two or so.
+  if (isStream === true) return 1 / (1 + (leftS / Math.max(beforeS, 1e-9)) ** 4)
   const forAnswerS = leftS - beforeS
   return forAnswerS <= 0 ? 1 : lengths.beyond(forAnswerS / tokenS)
 }

@@ -5,7 +5,7 @@ import type { GatewayError } from '../errors.ts'
 import { timeOf } from '../ids.ts'
 import type { Outcome, RouteStart, RunSummary, Settled } from '../ports.ts'
 import { providerOf } from '../targets.ts'
-import type { Target } from '../types.ts'
+import type { ModelRequest, Target } from '../types.ts'
 import { knobs } from './estimate.ts'
 import type { Planned } from './plan.ts'
 import type { Estimate, Knob } from './types.ts'
@@ -105,8 +105,12 @@ export interface Actual {
   readonly error: string | null
 }
 
-export interface Explained extends Omit<RouteStart, 'caller'> {
+export interface Explained extends Omit<RouteStart, 'caller' | 'request'> {
   readonly caller: { readonly source: string }
+  readonly request: Pick<
+    ModelRequest,
+    'id' | 'model' | 'route' | 'maxUsd' | 'patience' | 'isDeadlineHard' | 'localOnly' | 'fallbacks' | 'preference'
+  >
   /** Of one that is over; absent = it is not. */
   readonly over?: { readonly reason: string; readonly summary: Over; readonly tookMs: number }
   /** How many targets are named; absent = as many as 2 kB hold. */

@@ -67,7 +67,7 @@ function place(work: Work, queues: Map<Site, SiteQueue>, random: () => number, b
 }
 
 /** The bound of the request that this would break. */
-function outOf({ maxUsd, isHard }: Work, { usdP90, missShare }: Estimate): LeftOut['why'] | null {
+export function outOf({ maxUsd, isHard }: Work, { usdP90, missShare }: Estimate): LeftOut['why'] | null {
   if (maxUsd !== null && usdP90 === null) return 'price_unknown'
   if (maxUsd !== null && (usdP90 as number) > maxUsd) return 'max_cost'
   return isHard && missShare > 0.5 ? 'deadline' : null

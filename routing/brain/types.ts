@@ -30,7 +30,11 @@ export interface Work {
   readonly leftS: number | null
   /** No answer after the deadline is wanted. */
   readonly isHard: boolean
-  /** It must not cost more, even if its answer gets long; null = no bound. */
+  /** Its deadline is for the first token; absent = for the whole answer. */
+  readonly isStream?: boolean
+  /** Answers it is to have, and whether each is a call of its own; absent = one. */
+  readonly choices?: { readonly count: number; readonly areCalls: boolean }
+  /** All of it must not cost more, even if its answers get long; null = no bound. */
   readonly maxUsd: number | null
   /** Empty where nothing is known of its beginning. */
   readonly chain: Chain
@@ -61,23 +65,28 @@ export type Pace =
       readonly gb: number | null
       /** Answers it is known from, as far as they still count; absent = none. */
       readonly samples?: number
+      /** What is booked for its tokens; absent = electricity is. */
+      readonly price?: TokenDollars
     }
-  | {
+  | (TokenDollars & {
       readonly kind: 'rented'
       readonly ttftS: number
       readonly tokenS: number
       readonly failures: number
-      /** Dollars a token; null = the price is unknown, which is not 0. */
-      readonly inputUsd: number | null
-      readonly cachedUsd: number | null
-      readonly outputUsd: number | null
-      /** For the call itself, whatever its length; absent = nothing. */
-      readonly callUsd?: number
       /** Answers it is known from; absent = none. */
       readonly samples?: number
       /** Until the provider takes one more call, after so many others. */
       waitS(ahead: number): number
-    }
+    })
+
+/** Dollars a token; null = the price is unknown, which is not 0. */
+export interface TokenDollars {
+  readonly inputUsd: number | null
+  readonly cachedUsd: number | null
+  readonly outputUsd: number | null
+  /** For the call itself, whatever its length; absent = nothing. */
+  readonly callUsd?: number
+}
 
 /** A machine of ours, or a provider. */
 export interface Site {

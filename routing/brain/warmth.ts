@@ -3,7 +3,7 @@
 
 import { LRUCache } from 'lru-cache'
 import { estimate, type Queue } from './estimate.ts'
-import { freeAt, type Planned } from './plan.ts'
+import { freeAt, outOf, type Planned } from './plan.ts'
 import type { Estimate, Knob, Option, OwnSite, Work } from './types.ts'
 
 export interface Warmth {
@@ -47,17 +47,18 @@ export function createWarmth(): Warmth {
 
   return {
     arrived({ work, estimates, best }, nowS) {
-      const others = estimates.filter(other => other.option !== best?.option)
+      // What is refused would have saved nothing anywhere.
+      if (best === null) return
+      const others = estimates.filter(other => other.option !== best.option)
       for (const option of work.options) {
         const site = option.site.own
         if (site === null) continue
         if (site.loaded.has(option.model) || site.loading?.model === option.model) {
-          const isChosen = option === best?.option
-          const second = others[0]?.score ?? (best?.score ?? 0) + savedUsdAtMost
-          add(option.site.id, option.model, isChosen ? second - (best as Estimate).score : 0, nowS)
+          const second = others[0]?.score ?? best.score + savedUsdAtMost
+          add(option.site.id, option.model, option === best.option ? second - best.score : 0, nowS)
         } else if (site.mayLoad) {
           const warm = asIfLoaded(work, option, site)
-          if (warm !== null) add(option.site.id, option.model, (best?.score ?? Number.POSITIVE_INFINITY) - warm.score, nowS)
+          if (warm !== null && outOf(work, warm) === null) add(option.site.id, option.model, best.score - warm.score, nowS)
         }
       }
     },

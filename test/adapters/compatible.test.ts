@@ -54,16 +54,25 @@ t.test('a base URL is an origin and what comes before the path', async t => {
   t.same(originOf('https://h/api/v1'), { origin: 'https://h', prefix: '/api/v1' })
 })
 
-t.test('senseless figures are 0', async t => {
+t.test('senseless figures are 0, and where nothing is left nobody has counted', async t => {
   t.same(usageFrom({}, 7), { promptTokens: 0, completionTokens: 0, cachedTokens: 0, reasoningTokens: 0, providerNanoUsd: 7, busyMs: null })
   t.same(
     usageFrom(
-      { prompt_tokens: -5, completion_tokens: '9', prompt_tokens_details: [], completion_tokens_details: { reasoning_tokens: Number.NaN } },
+      { prompt_tokens: 5, completion_tokens: '9', prompt_tokens_details: [], completion_tokens_details: { reasoning_tokens: Number.NaN } },
       null
     ),
-    { ...counted, promptTokens: 0, completionTokens: 0, cachedTokens: 0, reasoningTokens: 0 }
+    { ...counted, promptTokens: 5, completionTokens: 0, cachedTokens: 0, reasoningTokens: 0 }
   )
-  t.same([usageFrom({ prompt_tokens: 1e300 }, null).promptTokens, usageFrom({ prompt_tokens: 2.4 }, null).promptTokens], [1e9, 2])
+  t.equal(usageFrom({ prompt_tokens: 2.4 }, null)?.promptTokens, 2)
+  for (const none of [
+    {},
+    { prompt_tokens: 0, completion_tokens: 0 },
+    { prompt_tokens: -5 },
+    { prompt_tokens: 10, completion_tokens: 1e300 }
+  ]) {
+    t.equal(usageFrom(none, null), null, JSON.stringify(none))
+  }
+  t.equal(usageFrom({ prompt_tokens: 1e300 }, 5)?.promptTokens, 1e9, 'what was charged counts')
 })
 
 t.test('a usage event is passed on in OpenAI’s form, whatever the upstream’s', async t => {

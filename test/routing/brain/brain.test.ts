@@ -335,7 +335,6 @@ t.test('to make room those of least worth leave, and never one that runs or was 
   const world = createWorld([...box(['m', 'n', 'x'], { vramGb: 24, maxConcurrency: 4 }, ['x']), ...cloud])
   const victims = (): unknown => world.brain.victims(world.find('home/x'))?.map(({ model }) => model) ?? null
   world.brain.arrived(world.planOne(['home/m', 'cloud/m']))
-  t.ok(world.brain.worth(world.find('home/m')) > 0)
   t.same(victims(), ['n'])
   const call = world.begin('home/n')
   t.same(victims(), ['m'], 'n runs')
@@ -488,6 +487,67 @@ t.test('a conversation stays on the machine that has read it', async t => {
   t.ok(places.filter(place => place === places[0]).length >= 18, places.join())
 })
 
+t.test('behind a call that waits for its model, the rest of that load is waited for as well', async t => {
+  const world = createWorld(box(['m', 'n'], {}, ['n']))
+  world.begin('home/n')
+  const waitS = (): number => world.look('home/m')?.waitS ?? Number.NaN
+  const [atOnce] = [waitS()]
+  t.ok(atOnce > 4, `${atOnce} s, with the 4 s of the load`)
+  world.pass(2_000)
+  t.ok(Math.abs(atOnce - waitS() - 2) < 0.5, `${waitS()} s after two`)
+})
+
+t.test('what was sent to a target that failed was not read there', async t => {
+  const prefix = turnsOf('talk', 3)
+  for (const all of [box(), [...cloud]]) {
+    const world = createWorld(all)
+    const id = all[0]?.id ?? ''
+    const cached = (): number => world.look(id, { prefix })?.option.cachedTokens ?? Number.NaN
+    world.begin(id, { prefix }).fail(new GatewayError('upstream_unavailable', 'x'))
+    t.equal(cached(), 0, id)
+    const call = world.begin(id, { prefix })
+    t.equal(cached(), 0, 'nor what is only under way')
+    world.brain.begun(call.attemptId)
+    t.equal(cached(), 900)
+  }
+})
+
+t.test('a provider that counts nothing as kept is not expected to', async t => {
+  const prefix = turnsOf('talk', 3)
+  const world = createWorld(cloud)
+  world.answer('cloud/m', 12, 100, { prefix })
+  t.ok((world.look('cloud/m', { prefix })?.option.cachedTokens ?? 900) < 30)
+})
+
+t.test('a provider’s speed is learned from whole answers too', async t => {
+  const world = createWorld(cloud)
+  for (let nth = 0; nth < 20; nth++) {
+    const slow = world.begin('cloud/m', { stream: false })
+    world.pass(10_000)
+    slow.end(100)
+    world.begin('cloud/n', { stream: false }).end(100, { durationMs: 400 })
+  }
+  t.ok((world.look('cloud/m')?.etaS ?? 0) > 3 * (world.look('cloud/n')?.etaS ?? 99))
+})
+
+t.test('a command to load that fails does not end a load that calls wait for', async t => {
+  const world = createWorld(box(['m', 'n'], { maxConcurrency: 2 }, ['n']))
+  world.brain.loading(world.find('home/n'))
+  world.begin('home/n')
+  world.brain.unloaded(world.find('home/n'))
+  t.ok((world.look('home/n')?.waitS ?? 0) > 0, 'it still loads')
+  const other = createWorld(box(['m', 'n'], { maxConcurrency: 2 }, ['n']))
+  other.brain.loading(other.find('home/n'))
+  other.brain.unloaded(other.find('home/n'))
+  t.equal(other.look('home/n')?.waitS, 0, 'nobody waits: it is over')
+})
+
+t.test('the price of a machine’s tokens is what is weighed', async t => {
+  const priced = targets(upstream('home', {}), ['m'], { price: { source: 'config', tokens: { inputUsdPer1m: 100, outputUsdPer1m: 100 } } })
+  t.ok((createWorld(priced).look('home/m')?.usd ?? 0) > 0.1)
+  t.equal(createWorld(targets(upstream('home', {}), ['m'], { price: { source: 'free', tokens: null } })).look('home/m')?.usd, 0)
+})
+
 t.test('what was read is forgotten with the model, with the machine, and after half an hour', async t => {
   const prefix = turnsOf('talk', 3)
   const cached = (then: (world: ReturnType<typeof createWorld>) => void): number => {
@@ -547,7 +607,8 @@ t.test('bounds of a request reach the plan', async t => {
   t.equal(without({ maxUsd: 0.001 }), 'max_cost')
   t.equal(without({ maxUsd: 1 }), undefined)
   const { usdP90 } = world.look('cloud/m') as Estimate
-  t.equal(without({ maxUsd: (usdP90 as number) * 1.5, choices: 2 }), 'max_cost', 'of two choices each has its half')
+  t.equal(without({ maxUsd: (usdP90 as number) * 1.5, choices: 2 }), 'max_cost', 'two calls, of which each has its half')
+  t.equal(without({ maxUsd: (usdP90 as number) * 1.9, choices: 2, needs: ['n'] }), undefined, 'one call, which reads its prompt once')
   const patience = { deadlineMs: 10_000, onDisconnect: 'cancel' as const }
   const id = uuidv7(epochMs)
   t.equal(without({ id, patience, isDeadlineHard: true }), undefined)
@@ -673,12 +734,7 @@ t.test('whatever happens, in whatever order, every figure is a number', async t 
         if (chance() < 0.5) world.brain.answered(planned, one(0, 0.1, 1e5))
         const told = [planned.estimates, planned.without.map(({ estimate }) => estimate)].flat()
         const figures = told.map(estimate => ({ ...estimate, option: null }))
-        const wrong = notFinite([
-          figures,
-          world.brain.eta(planned),
-          world.brain.snapshot(),
-          ids.map(each => world.brain.worth(world.find(each)))
-        ])
+        const wrong = notFinite([figures, world.brain.eta(planned), world.brain.snapshot()])
         if (wrong !== null) throw new Error(wrong)
       }
       return true

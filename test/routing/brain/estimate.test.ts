@@ -278,3 +278,41 @@ t.test('dearer, slower or later is never better, at a provider', async t => {
   )
   t.pass()
 })
+
+t.test('a bound holds also where nothing is counted as read before', async t => {
+  const [fresh, read] = [rented('cloud'), rented('cloud', { cachedTokens: 1_000 })].map(option => estimateOf(option))
+  t.ok((read?.usd ?? 1) < (fresh?.usd ?? 0), 'a cached price is expected')
+  t.equal(read?.usdP90, fresh?.usdP90, 'and not relied on')
+  const site = machine('box', { usdPerS: 1e-5 })
+  t.equal(estimateOf(on(site, { cachedTokens: 900 })).usdP90, estimateOf(on(site)).usdP90)
+})
+
+t.test('several answers cost as many; those of one call read the prompt once', async t => {
+  const choices = (count: number, areCalls: boolean): Partial<Work> => ({ choices: { count, areCalls } })
+  // $1 and $4 for a million: 1,000 tokens read, 200 written.
+  isAs(t, estimateOf(rented('cloud'), choices(8, false)), { usd: 1e-3 + 8 * 8e-4 })
+  isAs(t, estimateOf(rented('cloud'), choices(8, true)), { usd: 8 * (1e-3 + 8e-4) })
+  const alone = estimateOf(on(machine('box', { usdPerS: 1e-5 })))
+  const eight = estimateOf(on(machine('box', { usdPerS: 1e-5 })), choices(8, true))
+  isAs(t, eight, { usd: 8 * (alone.usd as number), etaS: 8 * alone.etaS }, 'one place: one after the other')
+  const beside = estimateOf(on(machine('box', { slots: 4 })), choices(8, true), { freeS: [0, 0, 0, 0] })
+  t.equal(beside.concurrency, 4)
+  t.ok(beside.etaS > alone.etaS && beside.etaS < eight.etaS, 'four places: beside each other')
+})
+
+t.test('the deadline of a stream is that of its first token', async t => {
+  const option = rented('cloud')
+  // 0.55 s to the first token, 4 s more for the rest.
+  const missShare = (work: Partial<Work>): number => estimateOf(option, work).missShare
+  t.equal(missShare({ leftS: 0.55 }), 1)
+  t.ok(missShare({ leftS: 2, isStream: true }) < 0.05)
+  t.ok(Math.abs(missShare({ leftS: 0.55, isStream: true }) - 0.5) < 1e-9)
+  t.ok(missShare({ leftS: 0.3, isStream: true }) > 0.5)
+  t.same([missShare({ leftS: 0, isStream: true }), missShare({ leftS: -1, isStream: true })], [1, 1])
+})
+
+t.test('a machine whose tokens have a price costs that, and not its electricity', async t => {
+  const price = { inputUsd: 1e-4, cachedUsd: 1e-4, outputUsd: 2e-4 }
+  isAs(t, estimateOf(on(machine('box', { usdPerS: 1e-5 }), { price })), { usd: 0.1 + 0.04, usdP90: 0.1 + 360 * 2e-4 })
+  isAs(t, estimateOf(on(machine('box', { usdPerS: 1e-5 }), { price: { inputUsd: 0, cachedUsd: 0, outputUsd: 0 } })), { usd: 0, usdP90: 0 })
+})

@@ -217,15 +217,15 @@ function fleetOf(seed: number, most = 4) {
 }
 
 /** Dollars of a long answer, and seconds of a usual one on an idle site, worked out apart. */
-function longUsd({ promptTokens, lengths }: Work, { pace, cachedTokens, site }: Option, isCold: boolean): number | null {
+/** Nothing at the price of what was read before: whether it is kept is not ours to say. */
+function longUsd({ promptTokens, lengths }: Work, { pace, site }: Option, isCold: boolean): number | null {
   const tokens = lengths.quantile(0.9)
   if (pace.kind === 'own') {
-    const readS = Math.max(0, promptTokens - cachedTokens) * pace.promptS
+    const readS = promptTokens * pace.promptS
     return (site.own?.usdPerS ?? 0) * (readS + tokens * pace.tauS + (isCold ? pace.loadS : 0))
   }
   if (pace.inputUsd === null || pace.outputUsd === null) return null
-  const cached = Math.min(cachedTokens, promptTokens)
-  return (promptTokens - cached) * pace.inputUsd + cached * (pace.cachedUsd ?? pace.inputUsd) + tokens * pace.outputUsd
+  return promptTokens * pace.inputUsd + tokens * pace.outputUsd
 }
 
 function leastS({ promptTokens, lengths }: Work, { pace, cachedTokens }: Option): number {

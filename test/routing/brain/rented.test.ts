@@ -72,6 +72,37 @@ t.test('what was not seen, or cannot be, is not learned', async t => {
   t.ok(model.pace('cloud/m').ttftS > 0, 'quicker than any prompt is read')
 })
 
+t.test('of an answer that comes in one piece, as much slower as the whole was', async t => {
+  const model = createRentedModel()
+  observe(model, 1, { ttftS: null, answerS: null, wholeS: 12.05 })
+  const first = model.pace('cloud/m')
+  t.ok(Math.abs(first.ttftS + 500 * first.tokenS - 12) < 1e-9, 'without the reading of the prompt')
+  t.equal(first.samples, 1)
+  observe(model, 40, { ttftS: null, answerS: null, wholeS: 24.05 })
+  const later = model.pace('cloud/m')
+  t.ok(Math.abs(later.ttftS + 500 * later.tokenS - 24) < 1, 'and followed')
+  const vectors = createRentedModel()
+  observe(vectors, 1, { ttftS: null, answerS: null, wholeS: 3.05, outputTokens: 0 })
+  t.ok(Math.abs(vectors.pace('cloud/m').ttftS - 3) < 1e-9)
+  t.equal(vectors.pace('cloud/m').tokenS, createRentedModel().pace('cloud/m').tokenS, 'nothing was written')
+  for (const wholeS of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) observe(model, 1, { ttftS: null, answerS: null, wholeS })
+  t.equal(notFinite(model.pace('cloud/m')), null)
+})
+
+t.test('whether a provider counts as kept what it was sent before is learned', async t => {
+  const model = createRentedModel()
+  t.equal(model.pace('cloud/m').cached, 1, 'its price for that says so')
+  observe(model, 10, { cachedShare: 0 })
+  t.ok(model.pace('cloud/m').cached < 0.05)
+  observe(model, 1)
+  t.ok(model.pace('cloud/m').cached < 0.05, 'where nothing was to be kept, nothing is learned')
+  observe(model, 10, { cachedShare: 1 })
+  t.ok(model.pace('cloud/m').cached > 0.95)
+  const again = createRentedModel()
+  again.restore(JSON.parse(JSON.stringify(model.snapshot())))
+  t.same(again.pace('cloud/m'), model.pace('cloud/m'))
+})
+
 t.test('a provider without a known limit takes every call', async t => {
   const model = createRentedModel()
   for (let nth = 0; nth < 1_000; nth++) model.sent('cloud', 5)

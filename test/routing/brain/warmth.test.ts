@@ -39,6 +39,20 @@ t.test('one request never pays for a load; enough of them do', async t => {
   t.match(warmth.wish(work, requests), { option: { id: 'box/m' }, victims: [] })
 })
 
+t.test('what is refused, or would break its own bound there, saves nothing up', async t => {
+  const warmth = createWarmth()
+  const { work } = fleet()
+  arrive(warmth, { ...work, maxUsd: 1e-12 }, 50)
+  t.equal(warmth.value('box', 'm', 50), 0)
+  // Rented it would keep its bound, at home it would not.
+  const { site } = fleet()
+  const dear = on(site, { loadS: 60, price: { inputUsd: 1, cachedUsd: 1, outputUsd: 1 } })
+  arrive(warmth, workOf([dear, rented('cloud')], { maxUsd: 1 }), 50)
+  t.equal(warmth.value('box', 'm', 50), 0)
+  arrive(warmth, work, 1, { fromS: 50 })
+  t.ok(warmth.value('box', 'm', 50) > 0)
+})
+
 t.test('what is cheap to rent is not loaded, however often it comes', async t => {
   const warmth = createWarmth()
   const { cold } = fleet()
