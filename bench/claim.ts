@@ -219,6 +219,7 @@ async function measure(on: Pool, { callers, machines, lanes, count = claims, ref
           }),
           view
         ),
+      planned: () => {},
       arrived: () => {},
       full: () => {},
       reserved: () => {},

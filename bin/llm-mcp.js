@@ -2,6 +2,7 @@
 // The guard: plain JavaScript that any Node can read. Runs the program with a Node that can, or says what is missing.
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import module from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -9,6 +10,8 @@ const needed = [22, 19]
 const [major, minor] = process.versions.node.split('.').map(Number)
 
 if (major > needed[0] || (major === needed[0] && minor >= needed[1])) {
+  // What was compiled once is read the next time: half a second and 25 MB less. Where it cannot be kept, it is compiled again.
+  module.enableCompileCache?.(join(dirname(fileURLToPath(import.meta.url)), '../node_modules/.cache/llm-mcp'))
   const { main } = await import('./main.ts').catch(notInstalled)
   await main(process.argv)
 } else {

@@ -51,9 +51,22 @@ export function createLog(level: string, fd = 1): { readonly log: Logger; flush(
   }
 }
 
-/** Of one of ours what may be kept: its message quotes what an upstream said, and that may be a prompt; so do the stack and the cause. */
+const framesAtMost = 12
+
+/**
+ * Of one of ours what may be kept: its message quotes what an upstream said, and that may be a prompt; so do the stack and the cause. Of a
+ * cause that nobody foresaw, what kind it is and where it came from.
+ */
 function errorFields(error: unknown): unknown {
-  return error instanceof GatewayError ? { code: error.code, message: error.logMessage } : pino.stdSerializers.err(error as Error)
+  if (!(error instanceof GatewayError)) return pino.stdSerializers.err(error as Error)
+  const { code, logMessage: message, cause } = error
+  if (code !== 'internal_error' || !(cause instanceof Error)) return { code, message }
+  const at = (cause.stack ?? '').split('\n').filter(line => /^ +at /.test(line))
+  return {
+    code,
+    message,
+    cause: { type: cause.name, code: (cause as NodeJS.ErrnoException).code, at: at.slice(0, framesAtMost).join('\n') }
+  }
 }
 
 /** Its names are those of the wire and the tables; times in ms, money in nano-dollars. */

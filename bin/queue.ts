@@ -25,7 +25,7 @@ export interface ProcessQueue {
 export interface ProcessQueuePorts
   extends Pick<
     QueuePorts,
-    'processId' | 'listener' | 'catalog' | 'dispatch' | 'load' | 'isAway' | 'release' | 'unstored' | 'newId' | 'now' | 'log'
+    'processId' | 'listener' | 'catalog' | 'dispatch' | 'load' | 'isAway' | 'isDown' | 'release' | 'unstored' | 'newId' | 'now' | 'log'
   > {
   readonly settings: Settings
   readonly database: Database

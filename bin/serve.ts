@@ -214,6 +214,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     dispatch: () => dispatch,
     load,
     isAway: fleet.isAway,
+    isDown: fleet.health.isDown,
     release: (deviceId, attemptId) => slots.release(deviceId, attemptId, 0),
     unstored: ledger.unstored,
     newId,
@@ -290,7 +291,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
   const gateway = await createGateway({
     version,
     dispatch,
-    routes: { preview: dispatch.preview, find: routes.find },
+    routes: { preview: dispatch.preview, find: routes.find, submitted: routes.submitted },
     limits,
     catalog: inventory.catalog,
     unavailable: inventory.unavailable,

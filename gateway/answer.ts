@@ -16,6 +16,7 @@ import type { Admission, Limits } from './limits.ts'
 import { identity, type Presenter } from './presenter.ts'
 import { createReply } from './reply.ts'
 import { mayRespondAsync, respondAsync } from './respond-async.ts'
+import type { OnSubmitted } from './routes/jobs.ts'
 import type { Streams } from './streams.ts'
 import { patienceOf, remainingMs } from './waiting.ts'
 
@@ -25,6 +26,7 @@ export interface AnswerPorts {
   readonly limits: Limits
   /** Absent: whoever prefers to be answered later is answered now. */
   readonly jobs?: Jobs
+  readonly onSubmitted?: OnSubmitted
 }
 
 /** A request that was read, and how its answer is to look. */

@@ -5,6 +5,7 @@ import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import type { Catalog } from '../routing/catalog.ts'
 import type { Dispatch } from '../routing/dispatch.ts'
 import { GatewayError } from '../routing/errors.ts'
+import type { RouteStart } from '../routing/ports.ts'
 import type { Caller } from '../routing/types.ts'
 import { admit } from './answer.ts'
 import { bodyBytesAtMost } from './body.ts'
@@ -27,7 +28,7 @@ import { type DashboardPorts, registerDashboard } from './routes/dashboard.ts'
 import { registerEmbeddings } from './routes/embeddings.ts'
 import { type FleetPorts, registerFleet } from './routes/fleet.ts'
 import { registerHealth } from './routes/health.ts'
-import { type JobsPorts, registerJobs } from './routes/jobs.ts'
+import { type JobsPorts, type OnSubmitted, registerJobs } from './routes/jobs.ts'
 import { type KeysPorts, registerKeys } from './routes/keys.ts'
 import { registerMetrics } from './routes/metrics.ts'
 import { registerModels } from './routes/models.ts'
@@ -40,7 +41,10 @@ import { createStreams } from './streams.ts'
 export interface AppPorts {
   readonly version: string
   readonly dispatch: Dispatch
-  readonly routes: Pick<RoutesPorts, 'preview' | 'find'>
+  readonly routes: Pick<RoutesPorts, 'preview' | 'find'> & {
+    /** Keeps why a job waits. `start` is called at once, or not at all. */
+    readonly submitted: (id: string, start: () => RouteStart) => void
+  }
   readonly limits: Limits
   readonly catalog: () => Catalog
   /** Upstreams that did not answer when they were last asked, by id. */
@@ -151,14 +155,23 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
   // 3. the routes
-  const calls = { dispatch: ports.dispatch, limits: ports.limits, jobs: ports.jobs.jobs, streams, prefixes }
+  const onSubmitted: OnSubmitted = (request, caller) => ports.routes.submitted(request.id, () => ports.routes.preview(request, caller))
+  const calls = { dispatch: ports.dispatch, limits: ports.limits, jobs: ports.jobs.jobs, onSubmitted, streams, prefixes }
   registerChat(app, calls)
   registerCompletions(app, calls)
   registerEmbeddings(app, calls)
   registerResponses(app, { ...calls, newId: ports.newId })
   registerRoutes(app, { ...ports.routes, dispatch: ports.dispatch, limits: ports.limits, prefixes })
   registerModels(app, { catalog: ports.catalog, prefixes, canCarry: ports.dispatch.canCarry, unavailable: ports.unavailable })
-  registerJobs(app, { ...ports.jobs, dispatch: ports.dispatch, limits: ports.limits, streams, newId: ports.newId, now: Date.now })
+  registerJobs(app, {
+    ...ports.jobs,
+    dispatch: ports.dispatch,
+    limits: ports.limits,
+    onSubmitted,
+    streams,
+    newId: ports.newId,
+    now: Date.now
+  })
   registerKeys(app, ports.keys)
   registerCosts(app, ports.costs)
   registerFleet(app, ports.fleet)

@@ -2,7 +2,7 @@
 
 import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Jobs, NewJob } from '../queue/types.ts'
+import type { Jobs, NewJob, Submitted } from '../queue/types.ts'
 import type { Dispatch } from '../routing/dispatch.ts'
 import { deadlineExceeded } from '../routing/patience.ts'
 import type { Caller, ModelRequest, Patience } from '../routing/types.ts'
@@ -11,6 +11,7 @@ import { placed } from './jobs/placing.ts'
 import { showJob } from './jobs/show.ts'
 import { readIdempotency } from './jobs/submission.ts'
 import type { Admission } from './limits.ts'
+import type { OnSubmitted } from './routes/jobs.ts'
 import type { Streams } from './streams.ts'
 import { remainingMs } from './waiting.ts'
 
@@ -37,7 +38,17 @@ function prefersAsync(preferences: string): boolean {
  * Rejects with GatewayError when it is refused, or cannot be stored.
  */
 export async function respondAsync(
-  { dispatch, jobs, streams }: { readonly dispatch: Pick<Dispatch, 'plan'>; readonly jobs: Jobs; readonly streams: Streams },
+  {
+    dispatch,
+    jobs,
+    streams,
+    onSubmitted
+  }: {
+    readonly dispatch: Pick<Dispatch, 'plan'>
+    readonly jobs: Jobs
+    readonly streams: Streams
+    readonly onSubmitted?: OnSubmitted
+  },
   {
     request,
     reply,
@@ -55,6 +66,13 @@ export async function respondAsync(
   }
 ): Promise<FastifyReply> {
   const { context } = request
+
+  async function submit(job: NewJob): Promise<Submitted> {
+    const submitted = await jobs.submit(job)
+    if (job.request !== null && !submitted.replayed) onSubmitted?.(job.request, caller)
+    return submitted
+  }
+
   try {
     Object.assign(context.headers, admission.headers())
     const idempotency = readIdempotency(request.headers, request.body as Buffer)
@@ -64,7 +82,7 @@ export async function respondAsync(
       job: stored,
       outlook,
       replayed
-    } = earlier ?? (await jobs.submit(newJob(dispatch, { request, asked, caller, patience, idempotency })))
+    } = earlier ?? (await submit(newJob(dispatch, { request, asked, caller, patience, idempotency })))
     reply.code(stored.finishedAt === null || !replayed ? 202 : 200).headers({
       location: `/v1/jobs/${stored.id}`,
       'preference-applied': 'respond-async',

@@ -11,13 +11,19 @@ const deadlineMsAtMost = 86_400_000
 
 /** Null where a request says nothing of it. Throws GatewayError `invalid_request` for what cannot be read. */
 export function patienceOf(headers: IncomingHttpHeaders): Patience | null {
-  const deadline = headers[deadlineName]
+  const deadlineMs = deadlineMsOf(headers)
   const disconnect = headers[disconnectName]
-  if (deadline === undefined && disconnect === undefined) return null
+  if (deadlineMs === null && disconnect === undefined) return null
   return {
-    deadlineMs: deadline === undefined ? null : readDeadline(String(deadline).trim()),
+    deadlineMs,
     onDisconnect: disconnect === undefined ? 'cancel' : readDisconnect(String(disconnect).trim().toLowerCase())
   }
+}
+
+/** Null without one. Throws GatewayError `invalid_request` for what cannot be read. */
+export function deadlineMsOf(headers: IncomingHttpHeaders): number | null {
+  const deadline = headers[deadlineName]
+  return deadline === undefined ? null : readDeadline(String(deadline).trim())
 }
 
 function readDeadline(text: string): number {

@@ -1,11 +1,13 @@
 // Keeps why requests went where they went: the last ones in memory, where they can be read at once, and all but floods in the database.
 
-import { type Explained, type Explanation, explain, type Over } from '../routing/brain/explain.ts'
+import { type Explained, type Explanation, explain, type Over, type OverCall } from '../routing/brain/explain.ts'
 import type { RouteKeeper, RouteRecord, RouteStart, RunSummary, Settled } from '../routing/ports.ts'
 import type { Pool } from '../store/pool.ts'
 import { findRoute, insertRoutes, type RouteRow } from '../store/routes.ts'
 
 export interface KeptRoutes extends RouteKeeper {
+  /** A job was stored, to run here or elsewhere. `start` is asked only where there is room for it. */
+  submitted(id: string, start: () => RouteStart): void
   /** Of one source, or of any when it is null. Null when nothing is known of it. Rejects when the database is needed and away. */
   find(id: string, source: string | null): Promise<unknown>
   /** Those that were kept in memory only, because too many came at once. */
@@ -30,11 +32,11 @@ const usualLimits: RouteLimits = { keptAtMost: 2_000, rowsPerSecond: 100, waitin
 const flushEveryMs = 1_000
 const weighedAtMost = 16
 
-/** One that is over. Of most nobody ever asks, so it is put into words only when somebody does. */
+/** One that is over, or is written down before. Of most nobody ever asks, so it is put into words only when somebody does. */
 class Kept {
   readonly jobId: string | null
   /** Of all that came of this request, each once. */
-  readonly calls: ReadonlyMap<string, Settled>
+  readonly calls: ReadonlyMap<string, KeptCall>
   readonly tookMs: number
   readonly source: string
   #explained: Explained | null
@@ -67,8 +69,8 @@ function weighedOf({ decision, figures }: Explained): number {
 }
 
 /** Without the body, and whatever else is the request's alone. */
-function withoutBody(record: RouteRecord): Explained['request'] {
-  const { id, model, route, maxUsd, patience, isDeadlineHard, localOnly, fallbacks, preference } = record.request
+function withoutBody({ request }: RouteStart): Explained['request'] {
+  const { id, model, route, maxUsd, patience, isDeadlineHard, localOnly, fallbacks, preference } = request
   return {
     id,
     model,
@@ -81,6 +83,17 @@ function withoutBody(record: RouteRecord): Explained['request'] {
     ...(preference !== undefined && { preference })
   }
 }
+
+/** What runs or waits here. */
+interface Open {
+  readonly start: RouteStart
+  /** It is written down with the next ones, if it is not over by then. */
+  isDue: boolean
+  /** Others can read of it. */
+  isWritten: boolean
+}
+
+type KeptCall = OverCall & { readonly settled: Settled }
 
 /** To be written down. */
 interface Waiting {
@@ -100,20 +113,25 @@ export function createRoutes({
   /** For tests. */
   readonly limits?: RouteLimits
 }): KeptRoutes {
-  /** What runs or waits now: its own memory holds the same. */
-  const open = new Map<string, RouteStart>()
+  /** Its own memory holds the same. */
+  const open = new Map<string, Open>()
   /** The oldest first. */
   const kept = new Map<string, Kept>()
   /** By the job that a request waited as. */
   const byJob = new Map<string, string>()
   let waiting = new Map<string, Waiting>()
+  /** Written down before they were over: each has room for its end. */
+  const early = new Set<string>()
   let taken = 0
+  let takenEarly = 0
   let unstored = 0
   let flushing: Promise<void> | null = null
   let isFailing = false
   let isClosed = false
   const timer = setInterval(() => {
     taken = 0
+    takenEarly = 0
+    writeOpen()
     void flush()
   }, flushEveryMs)
   timer.unref()
@@ -133,6 +151,13 @@ export function createRoutes({
     if (entry === undefined) return
     kept.delete(id)
     if (entry.jobId !== null) byJob.delete(entry.jobId)
+  }
+
+  function begun(start: RouteStart): void {
+    const before = open.get(start.request.id)
+    // What waits does so for longer than a moment, most of what runs does not.
+    const isDue = before?.isDue === true || start.decision.action === 'enqueue'
+    open.set(start.request.id, { start, isDue, isWritten: before?.isWritten === true })
   }
 
   function keep(record: RouteRecord): void {
@@ -155,13 +180,45 @@ export function createRoutes({
   }
 
   function store(id: string, row: Waiting): void {
+    const hasRoom = early.delete(id)
     if (waiting.has(id)) return void waiting.set(id, row)
-    if (isClosed || taken >= limits.rowsPerSecond || waiting.size >= limits.waitingAtMost) {
+    if (isClosed || (!hasRoom && taken >= limits.rowsPerSecond) || waiting.size >= limits.waitingAtMost) {
       unstored++
       return
     }
-    taken++
+    if (!hasRoom) taken++
     waiting.set(id, row)
+  }
+
+  /** What waits, or runs for a while, can be asked about elsewhere: from its second second on. What ends before is written once. */
+  function writeOpen(): void {
+    for (const [id, each] of open) {
+      if (each.isWritten) continue
+      if (each.isDue) each.isWritten = kept.has(id) || storeEarly(id, () => each.start)
+      else each.isDue = true
+    }
+  }
+
+  /** Takes room for its end as well, and half of what there is at most: what is over says more. False = there is none left. */
+  function storeEarly(id: string, start: () => RouteStart): boolean {
+    if (waiting.has(id)) return true
+    const isFull = taken + 2 > limits.rowsPerSecond || takenEarly + 2 > limits.rowsPerSecond / 2
+    if (isClosed || isFull || waiting.size >= limits.waitingAtMost / 2) return false
+    try {
+      waiting.set(id, earlyRow(start()))
+    } catch (error) {
+      log('why a request went where it went could not be kept', error)
+      return true
+    }
+    taken += 2
+    takenEarly += 2
+    early.add(id)
+    // Of jobs that run elsewhere nobody here hears the end.
+    for (const oldest of early) {
+      if (early.size <= limits.keptAtMost) break
+      early.delete(oldest)
+    }
+    return true
   }
 
   function flush(): Promise<void> {
@@ -201,14 +258,24 @@ export function createRoutes({
   }
 
   return {
-    begun: start => void open.set(start.request.id, start),
+    begun,
     keep,
+    submitted(id, start) {
+      // It runs here by now, or has done so.
+      if (!open.has(id) && !kept.has(id)) storeEarly(id, start)
+    },
     async find(id, source) {
       const own = byJob.get(id) ?? id
+      const isTheirs = (of: string): boolean => source === null || of === source
       const running = open.get(own)
-      const known = running === undefined ? kept.get(own)?.explanation() : explain(running)
-      if (known !== undefined) return source === null || known.source === source ? known : null
-      return findRoute(pool, id, source)
+      if (running !== undefined) return isTheirs(running.start.caller.source) ? explain(running.start) : null
+      const over = kept.get(own)
+      if (over !== undefined) return isTheirs(over.source) ? over.explanation() : null
+      const fresh = waiting.get(own)
+      if (fresh === undefined) return findRoute(pool, id, source)
+      if (!isTheirs(fresh.entry.source)) return null
+      // Whoever runs it may have written of it by now.
+      return (await findRoute(pool, id, source).catch(() => null)) ?? fresh.entry.explanation()
     },
     get unstored() {
       return unstored
@@ -225,23 +292,34 @@ export function createRoutes({
   }
 }
 
+/** Of one that is not over. */
+function earlyRow(start: RouteStart): Waiting {
+  const { request, caller, decision, figures, etaMs, chosen, decidedUs } = start
+  const explained = { request: withoutBody(start), caller, decision, figures, etaMs, chosen, decidedUs }
+  const entry = new Kept(explained, { jobId: jobOf(start), calls: new Map(), tookMs: 0 })
+  return { entry, model: request.model, target: chosen?.id ?? null }
+}
+
 /** The job that a request waited as; null where it has the same id. */
-function jobOf({ request }: RouteRecord): string | null {
+function jobOf({ request }: RouteStart): string | null {
   const jobId = request.jobId ?? null
   return jobId === request.id ? null : jobId
 }
 
 /** All calls of a request by their attempts, those of before first. */
-function callsOf({ calls }: RunSummary, before: Kept | undefined): ReadonlyMap<string, Settled> {
+function callsOf({ calls }: RunSummary, before: Kept | undefined): ReadonlyMap<string, KeptCall> {
   const all = new Map(before?.calls)
-  for (const { attemptId, settled } of calls) all.set(attemptId, settled)
+  for (const { attemptId, target, error, settled } of calls) all.set(attemptId, { target, error, settled })
   return all
 }
 
 /** Several runs of one request as one. */
-function together(last: RunSummary, all: ReadonlyMap<string, Settled>): Over {
+function together(last: RunSummary, all: ReadonlyMap<string, KeptCall>): Over {
   if (all.size === last.calls.length) return last
-  const settled = [...all.values()]
-  const nanoUsd = settled.reduce<number | null>((sum, each) => (sum === null || each.nanoUsd === null ? null : sum + each.nanoUsd), 0)
-  return { ...last, attempts: settled.length, nanoUsd, calls: settled.map(each => ({ settled: each })) }
+  const calls = [...all.values()]
+  const nanoUsd = calls.reduce<number | null>(
+    (sum, { settled }) => (sum === null || settled.nanoUsd === null ? null : sum + settled.nanoUsd),
+    0
+  )
+  return { ...last, attempts: calls.length, nanoUsd, calls }
 }

@@ -9,6 +9,7 @@ import { inTransaction, isConnectionError, type Pool } from '../store/pool.ts'
 import type { Asking, Backlog } from './backlog.ts'
 import type { Boss } from './boss.ts'
 import type { Watches } from './events.ts'
+import type { Forecast, Forecasts } from './forecasts.ts'
 import type { Notices } from './notices.ts'
 import type { Results } from './results.ts'
 import { rowOf, type Submitter } from './submit.ts'
@@ -194,10 +195,14 @@ export async function cancelJob(
   }
 }
 
-/** Where jobs stand in the queue. `answerMs`: how long an answer takes where a lane is served, and how many are served at once. */
+/**
+ * Where jobs stand in the queue. `answerMs`: how long an answer takes where a lane is served, and how many are served at once; null =
+ * it is served nowhere now. `forecast`: what was planned for a job, which says more.
+ */
 export function createOutlook(
   pool: Pool,
-  answerMs: (lane: string) => { readonly each: number; readonly atOnce: number } | null
+  answerMs: (lane: string) => { readonly each: number; readonly atOnce: number } | null,
+  forecast: Forecasts['of'] = () => null
 ): JobsPorts['outlook'] {
   return async jobs => {
     const waiting = jobs.filter(({ status }) => status === 'queued')
@@ -212,10 +217,21 @@ export function createOutlook(
         const pace = answerMs(lane)
         // The rest of what runs now, those before it, and its own answer.
         const p50 = position === null || pace === null ? null : Math.round(pace.each * (0.5 + (position - 1) / pace.atOnce + 1))
-        return [id, { position, etaMs: p50 === null ? null : { p50, p90: p50 * 2 } }]
+        return [id, { position, etaMs: together(p50 === null ? null : { p50, p90: p50 * 2 }, { position, forecast: forecast(id) }) }]
       })
     )
   }
+}
+
+function together(
+  usual: JobOutlook['etaMs'],
+  { position, forecast }: { readonly position: number | null; readonly forecast: Forecast | null }
+): JobOutlook['etaMs'] {
+  if (forecast === null) return usual
+  const { etaMs, isAlone } = forecast
+  if (etaMs === null || usual === null || !isAlone || position === null || position <= 1) return etaMs
+  // Those before it are not in the one, and its own length is not in the other.
+  return { p50: Math.max(usual.p50, etaMs.p50), p90: Math.max(usual.p90, etaMs.p90) }
 }
 
 /** A database that is away is said so, whatever was being done. */

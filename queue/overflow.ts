@@ -4,7 +4,7 @@ import type { Overflow, Run } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import { deadlineExceeded } from '../routing/patience.ts'
 import type { CallRecord, Reply, RunSummary } from '../routing/ports.ts'
-import type { Caller, ModelRequest } from '../routing/types.ts'
+import type { ModelRequest } from '../routing/types.ts'
 import type { JobRow } from '../store/jobs/submit.ts'
 import { isConnectionError } from '../store/pool.ts'
 import type { Backlog } from './backlog.ts'
@@ -21,6 +21,8 @@ export interface OverflowPorts {
   readonly cancel: (jobId: string, error: GatewayError | null) => Promise<void>
   /** Where these jobs stand, and what they are; one that is not in it is gone. */
   readonly look: (ids: readonly string[]) => Promise<ReadonlyMap<string, { readonly status: JobStatus; readonly outlook: JobOutlook }>>
+  /** What the client was told when it began to wait: when its answer is likely, if that is known. */
+  readonly expected: (jobId: string, etaMs: JobOutlook['etaMs']) => void
   /** How long an answer takes where this request could run, ms; for Retry-After before anything is known of its place. */
   readonly usualMs: (request: ModelRequest) => number
   /** A job was stored: whoever gives jobs to machines may look. */
@@ -69,8 +71,9 @@ export function createWaiters(ports: OverflowPorts): Waiters {
   const clock = setInterval(() => void look(), lookEveryMs)
   clock.unref()
 
-  function overflow({ request, caller, reply }: { request: ModelRequest; caller: Caller; reply: Reply }): Run {
+  function overflow({ request, caller, reply, etaMs = null }: Parameters<Overflow>[0]): Run {
     const jobId = ports.newId()
+    ports.expected(jobId, etaMs)
     const patience = request.patience
     const waitsMs = patience?.deadlineMs ?? (request.stream ? streamWaitsMs : answerWaitsMs)
     const waiter: Waiter = {

@@ -19,6 +19,7 @@ import type { Boss } from './boss.ts'
 import { createCandidates } from './candidates.ts'
 import { createEventWriter, createWatches } from './events.ts'
 import { errorOf } from './finish.ts'
+import { createForecasts } from './forecasts.ts'
 import { cancelJob, createJobs, createOutlook } from './jobs.ts'
 import { createReach } from './lanes.ts'
 import { commandOf, createNotices } from './notices.ts'
@@ -43,6 +44,8 @@ export interface QueuePorts {
   readonly dispatch: () => Dispatch & Scheduling
   readonly load: Pick<Load, 'inFlight' | 'averageMs'>
   readonly isAway: RunsPorts['isAway']
+  /** The same, as far as it is known. */
+  readonly isDown: (deviceId: string) => boolean
   /** Gives back a place that is not used. */
   readonly release: (deviceId: string, attemptId: string) => void
   readonly unstored: (attemptIds: readonly string[]) => CostRow[]
@@ -101,7 +104,8 @@ export function createQueue(ports: QueuePorts): Queue {
   const candidates = createCandidates({ pool, catalog, now: ports.now })
   const backlog = createBacklog(pool, ports.limits, ports.now)
   const submitter = createSubmitter({ pool, boss })
-  const outlook = createOutlook(pool, paceOf)
+  const forecasts = createForecasts({ eta: (...decided) => ports.dispatch().eta(...decided), now: ports.now })
+  const outlook = createOutlook(pool, paceOf, forecasts.of)
   const events = createEventWriter({ pool, notices, now: Date.now, log })
   const watches = createWatches({
     pool,
@@ -134,6 +138,7 @@ export function createQueue(ports: QueuePorts): Queue {
     cancel: (id, error) => cancelJob(cancelling, id, error),
     look,
     usualMs: usualMs,
+    expected: forecasts.arrived,
     onStored: ready,
     onOutcome: ports.onOverflow,
     newId: ports.newId,
@@ -174,6 +179,7 @@ export function createQueue(ports: QueuePorts): Queue {
     candidates,
     notices,
     schedule: waiting => ports.dispatch().schedule(waiting),
+    planned: forecasts.planned,
     arrived: decision => ports.dispatch().arrived(decision),
     full: deviceId => ports.dispatch().full(deviceId),
     reserved: (target, attemptId) => ports.dispatch().reserved(target, attemptId),
@@ -311,12 +317,13 @@ export function createQueue(ports: QueuePorts): Queue {
     return Math.max(0, ...times) || unknownAnswerMs
   }
 
-  /** How fast a lane is served where its machines are. */
+  /** How fast a lane is served where its machines are; null = those that could serve it are away. */
   function paceOf(lane: string): { each: number; atOnce: number } | null {
     const { devices, unbounded } = reach(lane)
-    if (unbounded && devices.size === 0) return { each: unknownAnswerMs / 5, atOnce: 16 }
-    const upstreams = catalog().source.upstreams.filter(({ device }) => device !== null && devices.has(device.id))
-    if (upstreams.length === 0) return null
+    const upstreams = catalog().source.upstreams.filter(
+      ({ device }) => device !== null && devices.has(device.id) && !ports.isDown(device.id)
+    )
+    if (upstreams.length === 0) return unbounded ? { each: unknownAnswerMs / 5, atOnce: 16 } : null
     const atOnce = upstreams.reduce((sum, { device }) => sum + (device?.maxConcurrency ?? 0), 0)
     const known = upstreams.map(({ id }) => load.averageMs(id)).filter(ms => ms > 0)
     return { each: known.length === 0 ? unknownAnswerMs : known.reduce((sum, ms) => sum + ms, 0) / known.length, atOnce }

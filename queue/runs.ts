@@ -14,7 +14,7 @@ import type { EventWriter } from './events.ts'
 import { type AttemptResult, type FinishPorts, finishAttempt } from './finish.ts'
 import { createJobReply, type JobReplyEnd } from './job-reply.ts'
 import { restoredRequest, type StoredRequest } from './submit.ts'
-import { noMachine } from './worker.ts'
+import { isRentFree, noMachine } from './worker.ts'
 
 /** A request whose client holds the line here. */
 export interface Held {
@@ -148,7 +148,8 @@ export function createRuns(ports: RunsPorts): Runs {
     { request, held, target }: { request: ModelRequest; held: Held | null; target: Target }
   ): void {
     const log = job.stream ? ports.events.open(job.id, job.attempt, () => entry.run?.resume()) : null
-    const claimed: Claimed = { target, attemptId: job.attemptId, hasSlot: job.deviceId !== null }
+    const ownOnly = target.upstream.own && isRentFree(job.class, request)
+    const claimed: Claimed = { target, attemptId: job.attemptId, hasSlot: job.deviceId !== null, ownOnly }
     const reply = createJobReply({
       stream: request.stream,
       keep: held?.keep ?? true,

@@ -11,6 +11,7 @@ import { claimJob } from '../store/jobs/claim.ts'
 import type { Pool } from '../store/pool.ts'
 import type { Candidates } from './candidates.ts'
 import type { Reach } from './lanes.ts'
+import { isConfined } from './lasting.ts'
 import type { Notices } from './notices.ts'
 import { jobClasses } from './types.ts'
 
@@ -21,6 +22,8 @@ export interface WorkerPorts {
   readonly notices: Notices
   /** What would be done with each of these now, in this order; full machines are a reason to wait. */
   readonly schedule: (waiting: readonly { readonly request: ModelRequest; readonly caller: Caller }[]) => readonly Decision[]
+  /** What was decided about the first of those that wait, so that each is told when its turn comes. */
+  readonly planned: (jobs: readonly Candidate[], decisions: readonly Decision[]) => void
   /** Jobs that nobody looked at before, with what was decided. */
   readonly arrived: (decision: Decision) => void
   /** The machine said that it is full: what is decided from now on knows it. */
@@ -98,6 +101,9 @@ const missingForMs = 86_400_000
 // Looks of the backstop.
 const homelessEvery = 60
 
+// A plan of 32 takes a millisecond, and nobody is told more often.
+const foreseeEveryMs = 1_000
+
 // Heads that others were quicker to get: after so many looks the next one is their business.
 const missesAtMost = 3
 // So long after that several are asked for at once.
@@ -120,6 +126,7 @@ export function createWorker(ports: WorkerPorts): Worker {
   let looks = 0
   // When others were quicker, last.
   let missedAt = Number.NEGATIVE_INFINITY
+  let foreseenAt = Number.NEGATIVE_INFINITY
 
   const timer = setInterval(() => {
     candidates
@@ -173,7 +180,7 @@ export function createWorker(ports: WorkerPorts): Worker {
       const decisions = ports.schedule(alone.map(askedOf))
       const refused = alone.flatMap((job, at) => {
         const decision = decisions[at]
-        return decision?.action === 'refuse' && !mayComeBack(job, decision.error) ? [{ job, error: decision.error }] : []
+        return decision?.action === 'refuse' && !mayComeBack(job, decision) ? [{ job, error: decision.error }] : []
       })
       if (refused.length > 0) await ports.refuse(refused)
     }
@@ -274,6 +281,16 @@ export function createWorker(ports: WorkerPorts): Worker {
       const last = waiting.slice(-workAtMost)
       const decided = ports.schedule(last.map(askedOf))
       for (const [at, { id }] of last.entries()) known.set(id, decided[at] as Decision)
+      if (last.length === waiting.length) ports.planned(last, decided)
+      else foresee()
+    }
+
+    /** When the last of a long row would begin if they were the first is nothing to tell them. */
+    function foresee(): void {
+      if (ports.now() - foreseenAt < foreseeEveryMs) return
+      foreseenAt = ports.now()
+      const first = waiting.slice(0, workAtMost)
+      ports.planned(first, ports.schedule(first.map(askedOf)))
     }
 
     return {
@@ -281,8 +298,9 @@ export function createWorker(ports: WorkerPorts): Worker {
         const added = jobs.filter(({ request }) => request !== null)
         waiting = [...waiting, ...added]
         decide()
-        for (const { id } of added) {
-          if (arrived.has(id)) continue
+        for (const { id, ownerProcess } of added) {
+          // A request that somebody waits for counted when it came.
+          if (ownerProcess !== null || arrived.has(id)) continue
           arrived.set(id, true)
           ports.arrived(known.get(id) as Decision)
         }
@@ -302,7 +320,7 @@ export function createWorker(ports: WorkerPorts): Worker {
     for (let tries = 0; tries < triesAtMost; tries++) {
       const decision = decisions.of(job)
       if (decision.action === 'refuse') {
-        return mayComeBack(job, decision.error) ? { what: 'aside' } : { what: 'refused', error: decision.error }
+        return mayComeBack(job, decision) ? { what: 'aside' } : { what: 'refused', error: decision.error }
       }
       // To wait is better than anything it could have now.
       if (decision.action === 'enqueue') {
@@ -337,9 +355,8 @@ export function createWorker(ports: WorkerPorts): Worker {
 
   /** A batch has time: unless it says what time is worth, it waits for a machine of ours that can do it, and costs no rent. */
   function worthIt(job: Candidate, ranked: readonly Target[]): readonly Target[] {
-    if (job.class < batch || !candidates.reach(job.lane).devices.size) return ranked
-    if ((job.request as ModelRequest).route !== undefined) return ranked
-    return ranked.filter(({ upstream }) => upstream.own)
+    const isOwnOnly = isRentFree(job.class, job.request as ModelRequest) && candidates.reach(job.lane).devices.size > 0
+    return isOwnOnly ? ranked.filter(({ upstream }) => upstream.own) : ranked
   }
 
   /** Rented targets have no places that one could hold for another process. */
@@ -388,9 +405,25 @@ export function createWorker(ports: WorkerPorts): Worker {
   }
 
   async function handOver(deviceId: string, attemptId: string): Promise<boolean> {
-    if (isStopped) return false
+    for (let looks = 1; looks < missesAtMost; looks++) {
+      const outcome = await handOn(deviceId, attemptId, { inOrder: true })
+      if (outcome !== 'missed') return outcome === 'claimed'
+    }
+    return (await handOn(deviceId, attemptId, { inOrder: false })) === 'claimed'
+  }
+
+  /**
+   * Gives a place to the best job that may have it. `missed`: somebody else is at that very job, who may find no place for it; it must not
+   * lose its turn by that. Without `inOrder` the next one gets it then.
+   */
+  async function handOn(
+    deviceId: string,
+    attemptId: string,
+    { inOrder }: { readonly inOrder: boolean }
+  ): Promise<'claimed' | 'missed' | 'nothing'> {
+    if (isStopped) return 'nothing'
     const lanes = candidates.lanes((reach: Reach, jobClass) => isWanted(jobClass) && reach.devices.has(deviceId))
-    if (lanes.length === 0) return false
+    if (lanes.length === 0) return 'nothing'
     const { pages } = await candidates.heads(lanes, isWanted)
     for await (const page of pages) {
       const jobs = page.filter(job => mayRun(job) && job.request !== null)
@@ -399,12 +432,13 @@ export function createWorker(ports: WorkerPorts): Worker {
         const target = targetOn(decisions[at] as Decision, deviceId)
         if (target === null) continue
         const { what } = await claim([job], target, attemptId)
-        if (what === 'claimed') return true
+        if (what === 'claimed') return 'claimed'
         // The place is not ours any more, or the machine has fewer now.
-        if (what === 'full') return false
+        if (what === 'full') return 'nothing'
+        if (what === 'gone' && inOrder) return 'missed'
       }
     }
-    return false
+    return 'nothing'
   }
 
   return {
@@ -438,8 +472,16 @@ function targetOn(decision: Decision, deviceId: string): Target | null {
   return wanted.find(({ upstream }) => upstream.device?.id === deviceId) ?? null
 }
 
-function mayComeBack({ createdAt }: Candidate, error: GatewayError): boolean {
-  return error.jobRetry || (error.code === 'model_not_found' && Date.now() - createdAt.getTime() < missingForMs)
+/** A model that is nowhere, or nowhere where the request may go, may be back; not for ever. */
+function mayComeBack({ createdAt }: Candidate, decision: Decision & { readonly action: 'refuse' }): boolean {
+  const { error } = decision
+  const isGone = error.code === 'model_not_found' || isConfined(decision)
+  return isGone ? Date.now() - createdAt.getTime() < missingForMs : error.jobRetry
+}
+
+/** Unless it says what time is worth. */
+export function isRentFree(jobClass: number, { route }: Pick<ModelRequest, 'route'>): boolean {
+  return jobClass >= batch && route === undefined
 }
 
 /** What needs no machine finds none of them full. */

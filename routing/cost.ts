@@ -25,15 +25,7 @@ export function costOf(target: Target, usage: Usage, usdPerKwh: number): Cost {
 
 /** Nano-dollars for tokens at a price in dollars per million: 1 $/1M = 1,000 nano-dollars a token. */
 export function tokenCost(price: TokenPrice, usage: Usage): number {
-  let input = price.inputUsdPer1m
-  let output = price.outputUsdPer1m
-  let cached = price.cachedInputUsdPer1m
-  for (const tier of price.tiers ?? []) {
-    if (usage.promptTokens <= tier.abovePromptTokens) continue
-    input = tier.inputUsdPer1m ?? input
-    output = tier.outputUsdPer1m ?? output
-    cached = tier.cachedInputUsdPer1m ?? cached
-  }
+  const { inputUsdPer1m: input, outputUsdPer1m: output, cachedInputUsdPer1m: cached } = priceAt(price, usage.promptTokens)
   const cachedTokens = Math.min(usage.cachedTokens, usage.promptTokens)
   const nano =
     (usage.promptTokens - cachedTokens) * input * 1_000 +
@@ -41,6 +33,12 @@ export function tokenCost(price: TokenPrice, usage: Usage): number {
     usage.completionTokens * output * 1_000 +
     (price.requestUsd ?? 0) * 1e9
   return roundUp(nano)
+}
+
+/** The price that holds for a prompt of this length. */
+export function priceAt(price: TokenPrice, promptTokens: number): TokenPrice {
+  if (price.tiers === undefined) return price
+  return Object.assign({}, price, ...price.tiers.filter(({ abovePromptTokens }) => promptTokens > abovePromptTokens))
 }
 
 function energyCost(watts: number, busyMs: number, usdPerKwh: number): number {

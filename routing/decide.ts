@@ -18,6 +18,8 @@ export type Rejection =
   | 'max_cost'
   | 'no_fallback'
   | 'no_load'
+  | 'no_place'
+  | 'no_rent'
   | 'not_allowed'
   | 'not_chosen'
   | 'not_local'
@@ -57,12 +59,16 @@ export interface DecisionInput {
   readonly names?: ReadonlyMap<string, string>
   /** Every name that providers and machines of this house have. */
   readonly house?: ReadonlySet<string>
+  /** The model that a target has, by whatever name; absent = by its own. */
+  readonly modelOf?: ModelOf
   /** Of embeddings: the only space whose vectors may be given; null for everything else. */
   readonly space: VectorSpace | null
   /** The house's rule for all requests. */
   readonly localOnly: boolean
   readonly mayQueue: boolean
 }
+
+export type ModelOf = (target: Target) => string
 
 /** What is known of the moment. */
 export interface DecisionView {
@@ -78,6 +84,8 @@ export interface DecisionView {
   averageMs(target: Target): number
   /** It would leave out something that the request says. */
   drops?(target: Target, request: ModelRequest): boolean
+  /** Seconds until a rented target takes another call, after `ahead` others; with `obeysRests` false it may refuse it. Absent: at once. */
+  waitS?(target: Target, ahead: number, obeysRests: boolean): number
   /** What each of these requests should do, in the order they are to be served. Absent: own machines come first. */
   readonly weigh?: (asked: readonly Asked[]) => readonly Planned[]
 }
@@ -104,9 +112,9 @@ const parameters: Record<Feature, string> = {
 /**
  * Numbered in the order they decide:
  * 1. who may see it and can do it at all; 2. who can hold the prompt; 3. who is away, rests or is full;
- * 4. rank: working before broken, denying and lacking ones, room for the expected prompt, the given order, then what is best for all:
- *    dollars, time, deadlines and the delay of others in one figure. Without that, own before rented, loaded before cold, least busy,
- *    configured order.
+ * 4. rank: working before broken, denying and lacking ones and those that failed this request, room for the expected prompt, of a list those
+ *    that take a call now, the given order, then what is best for all: dollars, time, deadlines and the delay of others in one figure.
+ *    Without that, own before rented, loaded before cold, least busy, configured order.
  * An open breaker, a refused key and a missing model only rank last: the last target that could answer is never put out.
  */
 export function decide(input: DecisionInput, view: DecisionView): Decision {
@@ -117,7 +125,8 @@ export function decide(input: DecisionInput, view: DecisionView): Decision {
 export function decideAll(inputs: readonly DecisionInput[], view: DecisionView): Decision[] {
   const sifted = inputs.map(input => sift(input, view))
   const { weigh } = view
-  if (weigh === undefined) return sifted.map(each => alone(ranked(each, view), each.input))
+  const ahead = new Map<string, number>()
+  if (weigh === undefined) return sifted.map(each => alone(ranked(each, view, ahead), each.input))
   const weighed = sifted.filter(isWeighed)
   const planned = new Map(
     weigh(weighed.map(({ input, sound }) => ({ request: input.request, caller: input.caller, targets: sound }))).map((plan, at) => [
@@ -129,9 +138,12 @@ export function decideAll(inputs: readonly DecisionInput[], view: DecisionView):
     const plan = planned.get(each)
     if (plan !== undefined) return alone(chosen(each, plan, view), each.input)
     const bounded = withinBounds(each, view)
-    return alone(isWeighed(each) ? later(bounded, view) : ranked(bounded, view), each.input)
+    return alone(isWeighed(each) ? later(bounded, view) : ranked(bounded, view, ahead), each.input)
   })
 }
+
+/** By provider: calls of requests decided before in one go, that nobody weighed. */
+type Ahead = Map<string, number>
 
 interface Sifted {
   readonly input: DecisionInput
@@ -148,8 +160,9 @@ interface Sifted {
 function sift(input: DecisionInput, view: DecisionView): Sifted {
   const rejected: Rejected[] = []
   const full: Target[] = []
+  const spent = spentModels(input)
   const feasible = input.targets.filter(target => {
-    const reason = rejectionOf(target, input, view)
+    const reason = spent?.has(modelIn(input, target)) ? 'no_fallback' : rejectionOf(target, input, view)
     if (reason === null) return true
     if (reason === 'full') full.push(target)
     rejected.push({ target: target.id, reason })
@@ -188,24 +201,52 @@ function outOfBounds({ request, caller }: DecisionInput, targets: readonly Targe
   return targets.length === 0 ? [] : (view.weigh?.([{ request, caller, targets }])[0]?.without ?? [])
 }
 
-/** Without fallbacks: of each model only the first. */
-function alone(decision: Decision, { request: { preference }, tiers }: DecisionInput): Decision {
-  if (decision.action !== 'run' || preference === undefined || preference.allowFallbacks || preference.order.length > 0) return decision
-  const seen = new Set<number>()
-  const isFirst = ({ id }: Target): boolean => {
-    const tier = tiers?.get(id) ?? 0
-    return !seen.has(tier) && seen.add(tier) !== undefined
-  }
-  const kept = decision.ranked.filter(isFirst)
-  const others = decision.ranked.filter(target => !kept.includes(target))
+function modelIn({ modelOf }: Pick<DecisionInput, 'modelOf'>, target: Target): string {
+  return modelOf?.(target) ?? canonical(target.model)
+}
+
+/** With an order only those that are in it are left anyway. */
+function hasFallbacks({ preference }: ModelRequest): boolean {
+  return preference === undefined || preference.allowFallbacks || preference.order.length > 0
+}
+
+/** Without fallbacks: the models that had their try. */
+function spentModels(input: DecisionInput): ReadonlySet<string> | null {
+  const { before } = input.request
+  if (before === undefined || hasFallbacks(input.request)) return null
+  return new Set(input.targets.filter(({ id }) => before.failed.includes(id)).map(target => modelIn(input, target)))
+}
+
+/** Those that may be tried one after the other: without fallbacks, of each model only the first. */
+export function eachInTurn(targets: readonly Target[], input: Pick<DecisionInput, 'request' | 'modelOf'>): readonly Target[] {
+  if (hasFallbacks(input.request)) return targets
+  const seen = new Set<string>()
+  return targets.filter(target => {
+    const model = modelIn(input, target)
+    return !seen.has(model) && seen.add(model) !== undefined
+  })
+}
+
+function alone(decision: Decision, input: DecisionInput): Decision {
+  if (decision.action !== 'run' || hasFallbacks(input.request)) return decision
+  const kept = eachInTurn(decision.ranked, input)
+  const models = new Set(kept.map(target => modelIn(input, target)))
+  const able = new Set([...decision.ranked.map(({ id }) => id), ...(decision.planned?.estimates ?? []).map(({ option }) => option.id)])
+  // Also those that it would have to wait for.
+  const others = input.targets.filter(target => able.has(target.id) && !kept.includes(target) && models.has(modelIn(input, target)))
+  const left = new Set(others.map(({ id }) => id))
   return {
     ...decision,
     ranked: kept,
-    rejected: [...decision.rejected, ...others.map(({ id }) => ({ target: id, reason: 'no_fallback' as const }))]
+    rejected: [
+      ...decision.rejected.filter(({ target }) => !left.has(target)),
+      ...others.map(({ id }) => ({ target: id, reason: 'no_fallback' as const }))
+    ]
   }
 }
 
-function ranked({ input, rejected, full, feasible, out = [] }: Sifted, view: DecisionView): Decision {
+function ranked(sifted: Sifted, view: DecisionView, ahead: Ahead = new Map()): Decision {
+  const { input, rejected, full, feasible, sound, out = [] } = sifted
   const { request } = input
   if (feasible.length === 0) {
     if (full.length > 0 && input.mayQueue) return { action: 'enqueue', feasible: full, rejected }
@@ -213,15 +254,35 @@ function ranked({ input, rejected, full, feasible, out = [] }: Sifted, view: Dec
     const error = (full.length === 0 ? tooDear(input, out) : null) ?? refusal(input, rejected, view)
     return { action: 'refuse', error, rejected }
   }
-  const keyed = feasible.map((target, index) => ({ target, key: rankKey(target, index, input.ordered, request, view) }))
+  const limited = limitedOf(sifted, view, ahead)
+  if (input.mayQueue && !feasible.some(target => sound.includes(target) && !limited.has(target))) {
+    // Nothing that works can begin now. What failed this request, or would only refuse it, is no better than to wait.
+    const waiting = sound.filter(target => full.includes(target) || limited.has(target))
+    if (waiting.length > 0 && (limited.size > 0 || request.before !== undefined)) return { action: 'enqueue', feasible: waiting, rejected }
+  }
+  const keyed = feasible.map((target, index) => ({ target, key: rankKey(target, { input, index, isLimited: limited.has(target) }, view) }))
   keyed.sort((a, b) => compare(a.key, b.key))
   const order = keyed.map(({ target }) => target)
+  const first = order[0] as Target
+  if (!first.upstream.own) ahead.set(first.upstream.id, (ahead.get(first.upstream.id) ?? 0) + 1)
   return {
     action: 'run',
     ranked: order,
     rejected,
-    reason: reasonFor(order[0] as Target, order.length, isGiven(input))
+    reason: reasonFor(first, order.length, isGiven(input))
   }
+}
+
+/** Of a list that nobody weighs: those that work, but whose provider takes no call just now. */
+function limitedOf({ input, feasible, sound }: Sifted, view: DecisionView, ahead: Ahead): ReadonlySet<Target> {
+  if (!input.ordered || view.waitS === undefined) return noTargets
+  // Who stands alone in a list may as well hear the refusal: a rest is only a guess.
+  const obeysRests = sound.length > 1
+  const isLimited = (target: Target): boolean => {
+    const { id, own } = target.upstream
+    return !own && (view.waitS?.(target, ahead.get(id) ?? 0, obeysRests) ?? 0) > 0
+  }
+  return new Set(feasible.filter(target => sound.includes(target) && isLimited(target)))
 }
 
 /** Too far back to be planned: what those before it leave is not known yet, so it waits where it may. */
@@ -253,17 +314,18 @@ function chosen(sifted: Sifted, plan: Planned, view: DecisionView): Decision {
   if (planned.action === 'wait' && input.mayQueue) return { action: 'enqueue', feasible: inOrder, rejected, planned }
   const ready = new Set(startable(planned).map(({ option }) => option.id))
   const now = inOrder.filter(target => ready.has(target.id) && feasible.includes(target))
+  // What could begin by the plan is full by now: others use it too. As in the plan, to wait for what works is better than what does not.
+  if (now.length === 0 && inOrder.length > 0 && input.mayQueue) return { action: 'enqueue', feasible: inOrder, rejected, planned }
   const first = now[0] ?? rest[0]
   if (first === undefined) {
-    // What could begin by the plan is full by now: others use it too.
-    if (input.mayQueue) return { action: 'enqueue', feasible: inOrder, rejected, planned }
     return { action: 'refuse', error: refusal(input, rejected, view), rejected, planned }
   }
   return {
     action: 'run',
     ranked: [...now, ...rest],
     rejected,
-    reason: tiersOf(input) === null ? whyFirst(first, planned) : reasonFor(first, now.length + rest.length, isGiven(input)),
+    reason:
+      tiersOf(input) === null ? whyFirst(first, planned, rest) : reasonFor(first, planned.estimates.length + rest.length, isGiven(input)),
     planned
   }
 }
@@ -302,8 +364,9 @@ function inTiers(planned: Planned, input: DecisionInput): Planned {
 }
 
 /** In a word, for the header; the figures are in the explanation of the route. */
-function whyFirst(first: Target, { estimates, best }: Planned): string {
-  if (estimates.length <= 1) return 'only_target'
+function whyFirst(first: Target, { estimates, best }: Planned, rest: readonly Target[]): string {
+  if (estimates.length + rest.length <= 1) return 'only_target'
+  if (estimates.length === 1 && best?.option.id === first.id) return 'only_sound'
   const [, second] = estimates
   if (best === null || best.option.id !== first.id || second === undefined) return 'next_best'
   const dollars = (second.usd ?? Number.POSITIVE_INFINITY) - (best.usd ?? Number.POSITIVE_INFINITY)
@@ -317,7 +380,7 @@ function whyFirst(first: Target, { estimates, best }: Planned): string {
 function tooDear({ request }: DecisionInput, without: Planned['without']): GatewayError | null {
   if (without.length === 0) return null
   if (without.some(({ why }) => why === 'max_cost' || why === 'price_unknown')) {
-    const least = Math.min(...without.map(({ estimate }) => estimate?.usdP90 ?? Number.POSITIVE_INFINITY)) * request.choices
+    const least = Math.min(...without.map(({ estimate }) => estimate?.usdP90 ?? Number.POSITIVE_INFINITY))
     const cheapest = Number.isFinite(least) ? `the cheapest may cost $${least.toPrecision(2)}` : 'no price is known'
     return new GatewayError(
       'no_target_within_budget',
@@ -341,7 +404,7 @@ function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): 
   const { preference } = input.request
   if (preference !== undefined) {
     const drops = (): boolean => view.drops?.(target, input.request) === true
-    const reason = unwanted(target, preference, { house: input.house ?? noNames, drops })
+    const reason = unwanted(target, preference, { house: input.house ?? noNames, drops, promptTokens: input.request.prompt.expected })
     if (reason !== null) return reason
   }
   if (!target.operations.includes(input.request.operation)) return `no_${input.request.operation}`
@@ -360,18 +423,31 @@ function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): 
 }
 
 const noNames: ReadonlySet<string> = new Set()
+const noTargets: ReadonlySet<Target> = new Set()
 
-function isSound(target: Target, { longest, maxOutputTokens }: ModelRequest, view: DecisionView): boolean {
-  if (view.isDenied(target) || view.isMissing(target) || view.isOpen(target)) return false
+function isSound(target: Target, request: ModelRequest, view: DecisionView): boolean {
+  const { longest, maxOutputTokens } = request
+  if (view.isDenied(target) || view.isMissing(target) || view.isOpen(target) || hasFailed(target, request)) return false
   return target.contextTokens === null || longest.expected + (maxOutputTokens ?? 0) <= target.contextTokens
 }
 
+/** It was asked for this very request, before that waited. */
+function hasFailed({ id }: Target, { before }: ModelRequest): boolean {
+  return before?.failed.includes(id) === true
+}
+
 // 4
-function rankKey(target: Target, index: number, ordered: boolean, request: ModelRequest, view: DecisionView): readonly number[] {
+function rankKey(
+  target: Target,
+  { input, index, isLimited }: { readonly input: DecisionInput; readonly index: number; readonly isLimited: boolean },
+  view: DecisionView
+): readonly number[] {
+  const { request, ordered } = input
   const expected = request.longest.expected + (request.maxOutputTokens ?? 0)
   return [
-    view.isDenied(target) || view.isMissing(target) ? 2 : view.isOpen(target) ? 1 : 0,
+    view.isDenied(target) || view.isMissing(target) ? 2 : view.isOpen(target) || hasFailed(target, request) ? 1 : 0,
     target.contextTokens !== null && expected > target.contextTokens ? 1 : 0,
+    isLimited ? 1 : 0,
     ordered ? index : 0,
     target.upstream.own ? 0 : 1,
     target.loaded ? 0 : 1,
@@ -407,6 +483,12 @@ function reasonFor(first: Target, count: number, isListed: boolean): string {
   if (count === 1) return 'only_target'
   if (isListed) return 'given_order'
   return first.upstream.own ? (first.loaded ? 'own_loaded' : 'own_first') : 'configured_order'
+}
+
+/** The same word of another one than the first, where those before it had no room after all. */
+export function reasonOf(target: Target, { ranked, reason }: Extract<Decision, { action: 'run' }>): string {
+  if (target === ranked[0] || reason === 'given_order') return reason
+  return 'next_best'
 }
 
 const able: Record<Operation, string> = { chat: 'answer chat requests', complete: 'continue texts', embed: 'make embeddings' }

@@ -3,9 +3,19 @@
 import type { Brain } from './brain/brain.ts'
 import type { Planned as Weighed } from './brain/plan.ts'
 import { type CallEnd, startCall } from './call.ts'
-import type { Alias, Catalog } from './catalog.ts'
+import { type Alias, type Catalog, canonical } from './catalog.ts'
 import { formatUsd } from './cost.ts'
-import { type Decision, type DecisionInput, type DecisionView, decide, decideAll, type Rejected } from './decide.ts'
+import {
+  type Decision,
+  type DecisionInput,
+  type DecisionView,
+  decide,
+  decideAll,
+  eachInTurn,
+  type ModelOf,
+  type Rejected,
+  reasonOf
+} from './decide.ts'
 import { GatewayError, toGatewayError } from './errors.ts'
 import type { Load } from './load.ts'
 import type {
@@ -26,7 +36,7 @@ import type {
 import { isBroker, passedOn, placeOf, providerNames } from './preference.ts'
 import type { RetryBudget } from './retries.ts'
 import { providerOf } from './targets.ts'
-import type { Adapter, Attempt, AttemptHandle, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
+import type { Adapter, Attempt, AttemptHandle, Before, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
 
 export interface DispatchPorts {
   readonly catalog: () => Catalog
@@ -58,7 +68,13 @@ export interface DispatchPorts {
 }
 
 /** Whoever takes a request over tells its reply of everything from here on. */
-export type Overflow = (waiting: { readonly request: ModelRequest; readonly caller: Caller; readonly reply: Reply }) => Run
+export type Overflow = (waiting: {
+  readonly request: ModelRequest
+  readonly caller: Caller
+  readonly reply: Reply
+  /** When its answer was likely when it was decided that it waits; null = nobody knows. */
+  readonly etaMs?: RouteStart['etaMs']
+}) => Run
 
 /** A place that a request was given when its turn came. */
 export interface Claimed {
@@ -67,6 +83,8 @@ export interface Claimed {
   readonly attemptId: string
   /** The slot of that call is ours already; the dispatch gives it back. Not so for rented targets. */
   readonly hasSlot: boolean
+  /** It may cost no rent: no rented target answers where this one fails. */
+  readonly ownOnly?: boolean
 }
 
 export interface Run {
@@ -99,6 +117,8 @@ export type Preview = RouteStart & {
 export interface Scheduling {
   /** What would be done with several that wait, in the order they are to be served: what one gets, the next has not. */
   schedule(waiting: readonly { readonly request: ModelRequest; readonly caller: Caller }[]): readonly Decision[]
+  /** When the answer of one is likely; null = nobody knows. Of a list that nobody weighed, as if nothing waited before it. */
+  eta(decision: Decision, asked: { readonly request: ModelRequest; readonly caller: Caller }): RouteStart['etaMs']
   /** A request that was just stored to wait: what it would have saved counts for what is loaded. */
   arrived(decision: Decision): void
   /** The machine said that all its places are taken. */
@@ -141,7 +161,7 @@ export function createDispatch(ports: DispatchPorts): Dispatch & Previewing & Sc
     inFlight: target => ports.load.inFlight(target.upstream.id),
     averageMs: target => ports.load.averageMs(target.upstream.id),
     drops: (target, request) => (ports.adapters.get(target.upstream.adapter)?.dropped?.(withParameters(request), target) ?? []).length > 0,
-    ...(ports.brain !== undefined && { weigh: ports.brain.plan })
+    ...(ports.brain !== undefined && { weigh: ports.brain.plan, waitS: ports.brain.waitS })
   }
 
   /** What is to be decided about a request, or the error that leaves nothing to decide. `random` in [0, 1) chooses within weighted aliases. */
@@ -159,7 +179,7 @@ export function createDispatch(ports: DispatchPorts): Dispatch & Previewing & Sc
     const { targets } = resolution
     // Whoever says what counts wants to have it weighed; of a list all are as good.
     const ordered = resolution.ordered && request.route === undefined
-    const plain = { request, caller, targets, ordered, space, localOnly: ports.localOnly, mayQueue }
+    const plain = { request, caller, targets, ordered, space, localOnly: ports.localOnly, mayQueue, modelOf: modelOfIn(catalog) }
     if (request.fallbacks === undefined && request.preference === undefined) return { input: plain, space }
     const listed = listedTargets(catalog, { request, targets, ordered, random })
     return listed instanceof GatewayError ? { error: listed, space } : { input: { ...plain, ...listed }, space }
@@ -194,9 +214,14 @@ export function createDispatch(ports: DispatchPorts): Dispatch & Previewing & Sc
     return resolved.map(({ error }) => (error === undefined ? (decisions[next++] as Decision) : { action: 'refuse', error, rejected: [] }))
   }
 
-  /** One that nobody planned before. A load that pays by now is begun. */
-  function arrived({ planned: plan }: Decision): void {
-    if (plan === undefined) return
+  function eta(decision: Decision, { request, caller }: { readonly request: ModelRequest; readonly caller: Caller }): RouteStart['etaMs'] {
+    const weighed = decision.planned ?? figuresOf(decision, request, caller)
+    return weighed === null || ports.brain === undefined ? null : inMs(ports.brain.eta(weighed))
+  }
+
+  /** One that nobody planned before. A load that pays by now is begun. What is refused would have saved nothing. */
+  function arrived({ action, planned: plan }: Decision): void {
+    if (plan === undefined || action === 'refuse') return
     const wish = ports.brain?.arrived(plan) ?? null
     if (wish !== null) ports.memory?.load(wish.option.id, wish.victims)
   }
@@ -223,6 +248,7 @@ export function createDispatch(ports: DispatchPorts): Dispatch & Previewing & Sc
     plan: (request, caller, mayQueue = false) => planned(request, caller, mayQueue).decision,
     preview,
     schedule,
+    eta,
     arrived,
     full: deviceId => ports.brain?.full(deviceId),
     reserved: (target, attemptId) => ports.brain?.reserved(target, attemptId),
@@ -256,6 +282,21 @@ function withParameters(request: ModelRequest): ModelRequest {
 
 // Of a long list nobody wants to know what the last ones would cost.
 const figuresAtMost = 8
+
+const modelNames = new WeakMap<Catalog, ModelOf>()
+
+/** The model that a target has: one and the same under all names that are certainly its own. */
+function modelOfIn(catalog: Catalog): ModelOf {
+  const known = modelNames.get(catalog)
+  if (known !== undefined) return known
+  const { sameAs } = catalog.source
+  const modelOf: ModelOf = ({ model }) => {
+    const name = canonical(model)
+    return [name, ...(sameAs?.get(name) ?? [])].toSorted()[0] as string
+  }
+  modelNames.set(catalog, modelOf)
+  return modelOf
+}
 
 const houses = new WeakMap<Catalog, ReadonlySet<string>>()
 
@@ -325,11 +366,11 @@ function chancesOf(alias: Alias | undefined): Preview['chances'] {
   return alias.models.map(({ model, weight }) => ({ model, share: total > 0 ? weight / total : 0 }))
 }
 
-/** Of a place that was given: what was found for that target. */
+/** Of a place that was given: what was found for that target, if anything. */
 function at(weighed: Weighed | null, target: Target | null): Weighed | null {
   if (weighed === null || target === null) return weighed
   const best = weighed.estimates.find(({ option }) => option.id === target.id)
-  return best === undefined ? weighed : { ...weighed, best, action: best.isCold ? 'load' : 'start' }
+  return best === undefined ? null : { ...weighed, best, action: best.isCold ? 'load' : 'start' }
 }
 
 /** Whole milliseconds; null where they are no figures. */
@@ -385,6 +426,7 @@ function createRun({
   let cancelled: GatewayError | 'silent' | null = null
   let lastError: GatewayError | null = null
   let largestContextTried = 0
+  let hasLookedAgain = false
   let route: RouteStart | null = null
 
   begin()
@@ -394,8 +436,8 @@ function createRun({
     const { decision } = decideNow()
     rejected = [...decision.rejected]
     if (claimed !== null) return beginAt(claimed, decision)
-    arrived(decision)
     if (decision.action === 'refuse') return finish('failed', decision.error)
+    arrived(decision)
     if (decision.action === 'enqueue') return wait()
     ranked = decision.ranked
     reason = decision.reason
@@ -410,18 +452,38 @@ function createRun({
     space = plan.space
     const figures = figuresOf(decision, request, caller)
     const chosen = claimed?.target ?? (decision.action === 'run' ? (decision.ranked[0] ?? null) : null)
-    const weighed = at(decision.planned ?? figures, claimed?.target ?? null)
     // Told once: what is learned from this very answer must not change what was expected of it.
-    const etaMs = weighed === null || ports.brain === undefined ? null : inMs(ports.brain.eta(weighed))
+    const etaMs = expected(at(decision.planned ?? figures, claimed?.target ?? null))
     route = { request, caller, decision, figures, etaMs, chosen, decidedUs }
     ports.routes?.begun(route)
     return plan
   }
 
+  function expected(weighed: Weighed | null | undefined): RouteStart['etaMs'] {
+    return weighed == null || ports.brain === undefined ? null : inMs(ports.brain.eta(weighed))
+  }
+
+  /** Those before it had no room after all: what was decided is told of where it is sent. */
+  function sentFirstTo(target: Target): void {
+    if (route === null || attempts > 0 || route.chosen?.id === target.id) return
+    const { decision, figures } = route
+    if (decision.action === 'run' && claimed === null) reason = reasonOf(target, decision)
+    route = { ...route, decision: withRejected(decision), chosen: target, etaMs: expected(at(decision.planned ?? figures, target)) }
+    ports.routes?.begun(route)
+  }
+
+  /** With those that turned out to have no room. */
+  function withRejected(decision: Decision): Decision {
+    return decision.action === 'run' && rejected.length > decision.rejected.length ? { ...decision, rejected: [...rejected] } : decision
+  }
+
   /** What was decided when the place was given holds, whatever the moment says: the place is taken. */
-  function beginAt({ target, attemptId, hasSlot }: Claimed, decision: Decision): void {
-    const others = decision.action === 'run' ? decision.ranked.filter(({ id }) => id !== target.id) : []
-    ranked = [target, ...others]
+  function beginAt({ target, attemptId, hasSlot, ownOnly = false }: Claimed, decision: Decision): void {
+    const others =
+      decision.action === 'run' ? decision.ranked.filter(({ id, upstream }) => id !== target.id && (upstream.own || !ownOnly)) : []
+    ranked = eachInTurn([target, ...others], { request, modelOf: modelOfIn(ports.catalog()) })
+    const left = decision.action === 'run' ? decision.ranked.filter(other => other.id !== target.id && !ranked.includes(other)) : []
+    for (const { id, upstream } of left) rejected.push({ target: id, reason: upstream.own || !ownOnly ? 'no_fallback' : 'no_rent' })
     reason = 'waited'
     next = 1
     const attempt: Attempt = { id: attemptId, request, target }
@@ -430,29 +492,56 @@ function createRun({
     else run(attempt, hasSlot)
   }
 
-  function wait(): void {
+  /** `again`: what was decided after failures. */
+  function wait(again: Decision | null = null): void {
     if (overflow === undefined) return finish('failed', allFull())
     // Its client left while a place was asked for: nobody would take it out of the queue again.
     if (cancelled !== null) return calledOff(cancelled)
     over = true
+    const etaMs = again === null ? (route?.etaMs ?? null) : expected(again.planned)
+    // Whoever asks meanwhile is told that it waits; afterwards, how it came to that.
+    if (again !== null && route !== null) ports.routes?.begun({ ...route, decision: again, figures: null, etaMs, chosen: null })
     successor = overflow({
-      request,
+      request: asTried(),
       caller,
+      etaMs,
       reply: {
         ...reply,
+        fail: error => reply.fail(toldTo(error)),
         over(summary) {
-          concluded(summary, 'waited')
-          reply.over(summary)
+          const whole = withCalls(summary)
+          concluded(whole, 'waited')
+          reply.over(whole)
         }
       }
     })
+  }
+
+  /** As it is decided about once it was tried: who has failed it is asked last. */
+  function asTried(): ModelRequest {
+    if (attempts === 0) return request
+    const before: Before = { failed: [...new Set(calls.map(({ target }) => target.id))], attempts, nanoUsd: totalNanoUsd() }
+    return { ...request, before }
+  }
+
+  /** What it was before it waited, and what then came of it. */
+  function withCalls(summary: RunSummary): RunSummary {
+    if (calls.length === 0) return summary
+    const all = [...calls, ...summary.calls]
+    return {
+      ...summary,
+      target: all.at(-1)?.target ?? null,
+      attempts: attempts + summary.attempts,
+      nanoUsd: plus(totalNanoUsd(), summary.calls.length === 0 ? 0 : summary.nanoUsd),
+      calls: all
+    }
   }
 
   function tryNext(): void {
     if (over) return
     if (cancelled !== null) return calledOff(cancelled)
     const target = ranked[next++]
-    if (target === undefined) return attempts === 0 && lastError === null ? wait() : finish('failed', lastError ?? allFull())
+    if (target === undefined) return lookAgain()
     const attempt: Attempt = { id: ports.newId(), request, target }
     const device = target.upstream.device
     if (device === null) return run(attempt, false)
@@ -461,10 +550,10 @@ function createRun({
         if (granted) return prepared(attempt, device.id)
         rejected.push({ target: target.id, reason: 'full' })
         ports.brain?.full(device.id)
-        if (mayStillWait()) return wait()
-        tryNext()
+        waitOrNext()
       },
       (error: unknown) => {
+        rejected.push({ target: target.id, reason: 'no_place' })
         lastError = toGatewayError(error)
         tryNext()
       }
@@ -476,12 +565,39 @@ function createRun({
   }
 
   /** A machine turned out to be full that was thought to be free: to wait for it may be better than all that is left. */
-  function mayStillWait(): boolean {
-    if (overflow === undefined || attempts > 0 || lastError !== null || ports.brain === undefined) return false
+  function waitOrNext(): void {
+    if (overflow === undefined || ports.brain === undefined) return tryNext()
+    if (attempts > 0) {
+      const decision = mayMoveOn() ? planned(asTried(), caller, true).decision : null
+      return decision?.action === 'enqueue' ? wait(decision) : tryNext()
+    }
+    if (lastError !== null) return tryNext()
     const before = route
-    if (decideNow().decision.action === 'enqueue') return true
+    if (decideNow().decision.action === 'enqueue') return wait()
     route = before
-    return false
+    tryNext()
+  }
+
+  function mayMoveOn(): boolean {
+    return attempts > 0 && lastError?.nextTarget === true
+  }
+
+  /** All that could begin have failed. What is only busy is waited for, and what has become free meanwhile is tried, once. */
+  function lookAgain(): void {
+    if (attempts === 0 && lastError === null) return wait()
+    if (overflow !== undefined && mayMoveOn() && !hasLookedAgain) {
+      hasLookedAgain = true
+      const { decision } = planned(asTried(), caller, true)
+      if (decision.action === 'enqueue') return wait(decision)
+      const tried = new Set(calls.map(({ target }) => target.id))
+      const others = decision.action === 'run' ? decision.ranked.filter(({ id }) => !tried.has(id)) : []
+      if (others.length > 0) {
+        ranked = others
+        next = 0
+        return tryNext()
+      }
+    }
+    finish('failed', lastError ?? allFull())
   }
 
   /** A model that is not in memory gets room there first, and nothing else is loaded meanwhile. */
@@ -495,8 +611,7 @@ function createRun({
         if (isReady) return run(attempt, true)
         ports.slots.release(deviceId, attempt.id, 0)
         rejected.push({ target: attempt.target.id, reason: 'no_load' })
-        if (mayStillWait()) return wait()
-        tryNext()
+        waitOrNext()
       },
       // Whoever cannot make room lets the machine do it.
       () => run(attempt, true)
@@ -542,6 +657,7 @@ function createRun({
     }
     const here = device === null ? null : (calling.get(device.id) ?? new Set())
     if (here !== null && device !== null) calling.set(device.id, here.add(call))
+    sentFirstTo(target)
     try {
       handle = running = startCall(
         ports,
@@ -641,7 +757,8 @@ function createRun({
   }
 
   function answer({ target, body, held, usageEvent, done }: CallEnd): void {
-    const nanoUsd = totalNanoUsd()
+    const { before } = request
+    const nanoUsd = before === undefined ? totalNanoUsd() : plus(before.nanoUsd, totalNanoUsd())
     if (request.stream) {
       if (!started) {
         // A whole answer without one token: an empty answer is an answer.
@@ -706,7 +823,7 @@ function createRun({
       model: target.model,
       device: target.upstream.device?.id ?? null,
       reason: reasonNow(),
-      attempts,
+      attempts: attempts + (request.before?.attempts ?? 0),
       cost_usd: nanoUsd === null ? null : Number(formatUsd(nanoUsd)),
       route_id: request.id
     }
@@ -760,10 +877,16 @@ function createRun({
   function concluded(summary: RunSummary, why: string): void {
     if (route === null) return
     const tookMs = ports.now() - beganAt
+    route = { ...route, decision: withRejected(route.decision) }
     const weighed = route.decision.planned ?? route.figures
     // What was expected of another target says nothing; only a wait may end anywhere.
     const isMeant = weighed !== null && (weighed.action === 'wait' || weighed.best?.option.id === summary.target?.id)
     if (summary.outcome === 'ok' && summary.attempts === 1 && claimed === null && isMeant) ports.brain?.answered(weighed, tookMs / 1_000)
     ports.routes?.keep({ ...route, reason: why, summary, tookMs })
   }
+}
+
+/** Null = unknown. */
+function plus(one: number | null, other: number | null): number | null {
+  return one === null || other === null ? null : one + other
 }

@@ -1,6 +1,7 @@
 // What a request says of who shall answer it, in the fields that OpenRouter has for that (`provider`). Pure.
 // Names that this house has mean its own providers and machines; any other name means one of OpenRouter's, which is told of it.
 
+import { priceAt } from './cost.ts'
 import { providerOf } from './targets.ts'
 import type { Target, Upstream } from './types.ts'
 
@@ -55,7 +56,7 @@ export function providerNames(upstream: Upstream): readonly string[] {
 export function unwanted(
   { upstream, price }: Target,
   wish: ProviderPreference,
-  { house, drops }: { readonly house: ReadonlySet<string>; readonly drops: () => boolean }
+  { house, drops, promptTokens }: { readonly house: ReadonlySet<string>; readonly drops: () => boolean; readonly promptTokens: number }
 ): PreferenceRejection | null {
   const names = providerNames(upstream)
   const isBroking = isBroker(upstream)
@@ -72,7 +73,8 @@ export function unwanted(
     // Nobody sends a bill for an own machine.
     if (tokens === null && source !== 'free' && !upstream.own) return 'price_unknown'
     const isAbove = (figure: number | undefined, most: number | undefined): boolean => most !== undefined && (figure ?? 0) > most
-    if (isAbove(tokens?.inputUsdPer1m, prompt) || isAbove(tokens?.outputUsdPer1m, completion) || isAbove(tokens?.requestUsd, request))
+    const now = tokens === null ? null : priceAt(tokens, promptTokens)
+    if (isAbove(now?.inputUsdPer1m, prompt) || isAbove(now?.outputUsdPer1m, completion) || isAbove(now?.requestUsd, request))
       return 'above_max_price'
   }
   return wish.requireParameters && !isBroking && drops() ? 'drops_parameters' : null

@@ -260,6 +260,18 @@ export interface ModelRequest {
   readonly preference?: ProviderPreference
   /** Its messages, by hash, so that a conversation stays where it was read before; absent for short ones. */
   readonly prefix?: Chain
+  /** Of one that waits because whoever was free has failed. */
+  readonly before?: Before
+}
+
+/** What became of a request before it waited. */
+export interface Before {
+  /** Whoever was asked, by the ids of targets. */
+  readonly failed: readonly string[]
+  /** Calls that were made. */
+  readonly attempts: number
+  /** Of all of them; null = one of them has no known price. */
+  readonly nanoUsd: number | null
 }
 
 /** How long a client waits, and what becomes of its request when it goes away. */

@@ -44,8 +44,24 @@ export function createPool(
   return pool
 }
 
-/** Runs `act` in one transaction: what it returns is committed, what it throws undoes all of it. */
+// Two that wait for each other: one of them is undone by the server after a second, and may begin anew.
+const undoneAtMost = 3
+
+/**
+ * Runs `act` in one transaction: what it returns is committed, what it throws undoes all of it. Where the server undid it for the sake of
+ * another, `act` runs once more.
+ */
 export async function inTransaction<T>(pool: Pool, act: (client: Client) => Promise<T>): Promise<T> {
+  for (let undone = 0; ; undone++) {
+    try {
+      return await onceInTransaction(pool, act)
+    } catch (error) {
+      if (!isUndone(error) || undone === undoneAtMost) throw error
+    }
+  }
+}
+
+async function onceInTransaction<T>(pool: Pool, act: (client: Client) => Promise<T>): Promise<T> {
   const client = await pool.connect()
   let broken: Error | undefined
   try {
@@ -62,6 +78,12 @@ export async function inTransaction<T>(pool: Pool, act: (client: Client) => Prom
   } finally {
     client.release(broken)
   }
+}
+
+/** A deadlock or a conflict of order (SQLSTATE 40P01, 40001): nothing of it happened. */
+function isUndone(error: unknown): boolean {
+  const code = (error as { code?: unknown } | null)?.code
+  return code === '40P01' || code === '40001'
 }
 
 /** True for failures of the way to the server, as opposed to a statement it refused. */

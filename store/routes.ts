@@ -20,9 +20,11 @@ select id, "jobId", source, model, target, record
    set job_id = coalesce(excluded.job_id, routes.job_id),
        at = excluded.at,
        target = excluded.target,
-       record = excluded.record`
+       record = excluded.record
+ where excluded.record ->> 'actual' is not null
+    or routes.record ->> 'actual' is null`
 
-/** No two of the rows have the same id. May be done twice. */
+/** No two of the rows have the same id. May be done twice. One that is over is not replaced by what was known before. */
 export async function insertRoutes(pool: Pick<Pool, 'query'>, rows: readonly RouteRow[]): Promise<void> {
   await pool.query({ name: 'routes.insert', text: insertSql, values: [JSON.stringify(rows)] })
 }

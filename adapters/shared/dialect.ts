@@ -23,10 +23,19 @@ export function originOf(baseUrl: string): { origin: string; prefix: string } {
   return { origin: url.origin, prefix: url.pathname === '/' ? '' : url.pathname }
 }
 
+// To read a URL takes longer than most of what a request needs here.
+const origins = new WeakMap<Upstream, ReturnType<typeof originOf>>()
+
+function originFor(upstream: Upstream): ReturnType<typeof originOf> {
+  const known = origins.get(upstream) ?? originOf(upstream.baseUrl)
+  origins.set(upstream, known)
+  return known
+}
+
 /** The whole call of an attempt, by its operation. */
 export function compatibleRequest(dialect: Dialect, attempt: Attempt): OutboundRequest {
   const { request, target } = attempt
-  const { origin, prefix } = originOf(target.upstream.baseUrl)
+  const { origin, prefix } = originFor(target.upstream)
   const readsTokens = dialect.readsTokens(target)
   return {
     origin,

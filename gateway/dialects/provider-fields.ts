@@ -108,7 +108,11 @@ function readProvider(provider: Facts, facts: Facts): ProviderPreference {
     maxPrice: readMaxPrice(provider.max_price),
     keepsNothing: zdr === true || collection === 'deny',
     requireParameters,
-    ...(requireParameters && { parameters: Object.keys(facts).slice(0, parametersAtMost) }),
+    ...(requireParameters && {
+      parameters: Object.keys(facts)
+        .filter(name => isGiven(facts[name]))
+        .slice(0, parametersAtMost)
+    }),
     brokered: [
       ...(readQuantizations(provider.quantizations) ? ['provider.quantizations'] : []),
       ...(flag(provider, 'enforce_distillable_text') === true ? ['provider.enforce_distillable_text'] : [])

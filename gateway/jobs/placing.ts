@@ -1,5 +1,6 @@
 // The name that a job's model has with the provider it is for, and whether anything could ever run it.
 
+import { isConfined, isTooLate } from '../../queue/lasting.ts'
 import { isVirtual } from '../../routing/catalog.ts'
 import type { Dispatch } from '../../routing/dispatch.ts'
 import type { GatewayError } from '../../routing/errors.ts'
@@ -8,8 +9,8 @@ import { readBody } from '../body.ts'
 
 /**
  * The request as it is to be queued: bound to `provider`, null = to none, under the name that finds it there. Throws the GatewayError
- * of the decision where no later one would be another: an unknown or forbidden model, a wish that no target honours. Machines that are
- * busy or away are no reason.
+ * of the decision where no later one would be another: an unknown or forbidden model, a wish that no target honours, a hard deadline
+ * that nobody would meet. Machines that are busy or away are no reason.
  */
 export function placed(
   dispatch: Pick<Dispatch, 'plan'>,
@@ -20,7 +21,7 @@ export function placed(
   for (const name of namesFor(request.model, provider)) {
     const candidate = bound(request, name, provider)
     const plan = dispatch.plan(candidate, caller, true)
-    if (plan.action !== 'refuse' || plan.error.jobRetry) return candidate
+    if (plan.action !== 'refuse' || (plan.error.jobRetry && !isConfined(plan) && !isTooLate(plan))) return candidate
     if (plan.error.code !== 'model_not_found') throw plan.error
     // What is said of the name as the client wrote it says more.
     if (unknown === null || name === request.model) unknown = plan.error

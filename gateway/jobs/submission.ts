@@ -8,7 +8,7 @@ import { GatewayError } from '../../routing/errors.ts'
 import { nearest } from '../../routing/nearest.ts'
 import { type ReadBody, readBody } from '../body.ts'
 import { type Facts, invalid, isGiven, isRecord, missing, optionalBoolean, optionalRecord, wrong } from '../fields.ts'
-import { routeFrom, routes } from '../knobs.ts'
+import { deadlineKindFrom, routeFrom, routes } from '../knobs.ts'
 import { kindFacts } from './kinds.ts'
 import { timeOf } from './times.ts'
 
@@ -22,6 +22,8 @@ export interface Submission {
   readonly payload: Buffer
   /** Epoch, ms. */
   readonly deadlineAt: number | null
+  /** What it means; null = a header says, or it is soft. */
+  readonly deadline: 'soft' | 'hard' | null
   readonly maxCostUsd: number | null
   /** What counts more; null = a header or the payload says. */
   readonly route: Route | null
@@ -42,6 +44,7 @@ const known: readonly string[] = [
   'priority',
   'deadline_ms',
   'deadline_at',
+  'deadline',
   'max_attempts',
   'max_cost_usd',
   'route',
@@ -81,6 +84,7 @@ export function readSubmission(bytes: Buffer, nowMs: number): Submission {
     model: given.model,
     payload: bytesOf(body, 'payload'),
     deadlineAt: readDeadline(given, nowMs),
+    deadline: readDeadlineKind(given.deadline),
     maxCostUsd: readCost(given.max_cost_usd),
     route: readRoute(given.route),
     maxAttempts: readAttempts(given.max_attempts),
@@ -159,6 +163,13 @@ function readDeadline(given: Facts, nowMs: number): number | null {
   if (deadline > deadlineAtMost) throw invalid('deadline_at', 'a time before the year 10000')
   if (deadline <= nowMs) throw invalid('deadline_at', 'a time to come')
   return deadline
+}
+
+function readDeadlineKind(value: unknown): 'soft' | 'hard' | null {
+  if (!isGiven(value)) return null
+  const kind = deadlineKindFrom(value)
+  if (kind === null) throw invalid('deadline', '"soft" or "hard"; deadline_ms and deadline_at say when')
+  return kind
 }
 
 function readCost(value: unknown): number | null {

@@ -1,7 +1,7 @@
 // /v1/jobs and what belongs to it, described.
 
 import { jobClasses, jobKinds, jobStatuses } from '../../queue/types.ts'
-import { json, jsonBody, knobs, localOnly, nullable, type OperationDocs, type Part, ref, refusals } from './parts.ts'
+import { deadlines, json, jsonBody, knobs, localOnly, nullable, type OperationDocs, type Part, ref, refusals } from './parts.ts'
 
 const time = { type: 'string', format: 'date-time' }
 const orTime = nullable('string', { format: 'date-time' })
@@ -21,7 +21,8 @@ const jobProperties = {
   source: { type: 'string' },
   position: nullable('integer', { minimum: 1, description: '1 = next; null when it does not wait. Not in lists.' }),
   eta_ms: nullable('object', {
-    description: 'Until its result, likely and at most. Not in lists.',
+    description:
+      'Until its result, likely and nine times of ten; null when it does not wait, or nothing that could run it is there. Not in lists.',
     properties: { p50: { type: 'number' }, p90: { type: 'number' } }
   }),
   attempts: { type: 'integer', minimum: 0 },
@@ -79,7 +80,11 @@ export const jobsSchemas = {
         default: 'normal'
       },
       deadline_at: orTime,
-      deadline_ms: nullable('number', { description: 'From now on; instead of deadline_at.' }),
+      deadline_ms: nullable('number', { description: 'From now on; instead of deadline_at. The header may say it, too.' }),
+      deadline: nullable('string', {
+        enum: ['soft', 'hard', null],
+        description: '`hard`: what would probably be late is refused. The header may say it, too.'
+      }),
       max_cost_usd: nullable('number', { description: 'Dollars; nobody is asked who might cost more. The header may say it, too.' }),
       route: nullable('string', { enum: ['cost', 'balanced', 'fast', null], description: 'What counts more. The header may say it, too.' }),
       max_attempts: nullable('integer', { minimum: 1, maximum: 20, default: 3 }),
@@ -163,6 +168,7 @@ export const submitJobDocs: OperationDocs = {
   parameters: [
     ...knobs,
     localOnly,
+    ...deadlines,
     {
       name: 'Idempotency-Key',
       in: 'header',

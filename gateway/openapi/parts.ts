@@ -151,7 +151,8 @@ export const localOnly = ref('parameters', 'localOnly')
 /** What counts more, and what is too dear. */
 export const knobs = [ref('parameters', 'route'), ref('parameters', 'maxCostUsd')]
 /** How a client waits where every machine is full. */
-export const patience = [ref('parameters', 'deadlineMs'), ref('parameters', 'deadline'), ref('parameters', 'onDisconnect')]
+export const deadlines = [ref('parameters', 'deadlineMs'), ref('parameters', 'deadline')]
+export const patience = [...deadlines, ref('parameters', 'onDisconnect')]
 export const respondAsync = ref('parameters', 'prefer')
 
 /** `components` of the document, but for the schemas of single endpoints. */

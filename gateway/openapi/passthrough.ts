@@ -15,7 +15,7 @@ export function passthroughDocs(segment: string, hasRest: boolean): OperationDoc
     tags: ['Passed through'],
     summary: known[segment] ?? `Passed on: ${segment}`,
     description:
-      'Goes to the one provider that `passthrough.provider` in llm-mcp.yaml names (OpenAI where there is a key for it), as it is; see its documentation.',
+      'Goes to the one provider that `passthrough.provider` in llm-mcp.yaml names (OpenAI where there is a key for it), as it is; see its documentation. What it costs is known afterwards only: with `x-llm-mcp-max-cost-usd` it is a 400.',
     ...(hasRest
       ? {
           parameters: [

@@ -38,7 +38,7 @@ const properties = {
     }
   },
   chosen: nullable('object', {
-    description: 'Where it was sent first, or what it waits for.',
+    description: 'Where it was sent first, or what it waits for. Afterwards `actual.target` answered.',
     properties: {
       target: { type: 'string' },
       provider: { type: 'string' },
@@ -67,7 +67,7 @@ const properties = {
   }),
   ranked: {
     type: 'array',
-    description: 'The others that could answer, best first.',
+    description: 'The others that could answer in its stead, best first.',
     items: {
       type: 'object',
       properties: { target: { type: 'string' }, score: figure(), eta_s: figure(), usd: figure(), why: { type: 'string' } }
@@ -76,7 +76,7 @@ const properties = {
   more_ranked: { type: 'integer', description: 'So many more that are not named.' },
   rejected: {
     type: 'array',
-    description: 'Those that may not, or cannot now.',
+    description: 'Those that may not, or cannot now; also those that had no room when it came to it.',
     items: {
       type: 'object',
       required: ['target', 'filtered'],
@@ -100,9 +100,14 @@ const properties = {
       ttft_s: figure(),
       usd: figure(),
       out_tokens: nullable('integer'),
-      eta_error_pct: figure(),
+      eta_error_pct: figure('Null also where another target answered than the one that was expected to, or after a failure.'),
       within_p90: nullable('boolean'),
-      error: nullable('string')
+      error: nullable('string'),
+      failed: {
+        type: 'array',
+        description: 'Calls that came to nothing, the first ones first; some of them, where there were many.',
+        items: { type: 'object', required: ['target', 'error'], properties: { target: { type: 'string' }, error: { type: 'string' } } }
+      }
     }
   })
 }
@@ -184,7 +189,7 @@ export const routeDocs: OperationDocs = {
   tags: ['Models'],
   summary: 'Why a request went where it went, and what came of it',
   description:
-    'By `x-llm-mcp-route-id` of its answer, or by the id of its job. A source sees its own, an admin all. Kept for `ROUTE_RETENTION_DAYS`; of more than 100 a second in one process, only the last ones, in its memory.',
+    'By `x-llm-mcp-route-id` of its answer, or by the id of its job. A source sees its own, an admin all. Kept for `ROUTE_RETENTION_DAYS`; of more than 100 a second in one process, only the last ones, in its memory. `actual` is null of one that is not over, or never ran.',
   parameters: [{ name: 'id', in: 'path', required: true, schema: { type: 'string', format: 'uuid' } }],
   responses: {
     200: json(
@@ -201,7 +206,8 @@ export const routeDocs: OperationDocs = {
           out_tokens: 140,
           eta_error_pct: 16,
           within_p90: true,
-          error: null
+          error: null,
+          failed: []
         }
       },
       'The decision, and afterwards what really happened.'

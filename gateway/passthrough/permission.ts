@@ -4,6 +4,7 @@ import type { FastifyRequest } from 'fastify'
 import { isAllowed } from '../../routing/decide.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { Caller, Target, Upstream } from '../../routing/types.ts'
+import { maxCostName } from '../knobs.ts'
 import { wantsToStay } from '../local-only.ts'
 
 /** `localOnly`: nobody's request may leave the house. Throws GatewayError. */
@@ -11,6 +12,15 @@ export function checkMayLeave({ headers }: FastifyRequest, provider: Upstream, l
   const mustStay = wantsToStay(headers)
   if (provider.own || !(localOnly || mustStay)) return
   throw new GatewayError('no_capacity', `${provider.id} is not in this house, and the request may not leave it.`, { shouldRetry: false })
+}
+
+/** What is not interpreted has no price before it is made. Throws GatewayError: a bound that is not kept must not look kept. */
+export function checkUnbounded({ headers, url }: FastifyRequest): void {
+  if (headers[maxCostName] === undefined) return
+  const path = url.slice(0, 100).split('?', 1)[0]
+  throw new GatewayError('unsupported_parameter', `${maxCostName} cannot be kept for ${path}: what it costs is known afterwards only.`, {
+    param: maxCostName
+  })
 }
 
 /** A key for certain models needs a request that plainly names one of them. Throws GatewayError `forbidden`. */

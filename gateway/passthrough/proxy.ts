@@ -12,7 +12,7 @@ import { type Call, type CallPorts, startCall } from './call.ts'
 import { checkDestination } from './destination.ts'
 import { upstreamHeaders } from './headers.ts'
 import { readOpaqueBody } from './model.ts'
-import { checkMayLeave, checkMayUse } from './permission.ts'
+import { checkMayLeave, checkMayUse, checkUnbounded } from './permission.ts'
 
 export interface ProxyPorts extends CallPorts {
   readonly provider: Upstream
@@ -67,6 +67,7 @@ export async function registerProxy(scope: FastifyInstance, ports: ProxyPorts, r
     context.handledAt = performance.now()
     const segment = checkDestination(destination, { baseUrl: provider.baseUrl, paths: ports.paths, target: request.url })
     checkMayLeave(request, provider, ports.localOnly)
+    checkUnbounded(request)
     const contentType = request.headers['content-type']
     const body = readOpaqueBody(contentType, request.body instanceof Buffer ? request.body : Buffer.alloc(0))
     const caller = callerOf(request, () => body.user)

@@ -1,5 +1,6 @@
 // POST and GET /v1/jobs and what belongs to them: work that is kept until it is done.
 
+import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { JobRecord, JobScope, Jobs, NewJob, Submitted } from '../../queue/types.ts'
 import type { Dispatch } from '../../routing/dispatch.ts'
@@ -9,6 +10,7 @@ import type { Caller, ModelRequest } from '../../routing/types.ts'
 import { bodyOf } from '../answer.ts'
 import { callerOf, limitsName } from '../caller.ts'
 import { headersSoFar } from '../context.ts'
+import type { Knobs } from '../dialects/model.ts'
 import { invalid } from '../fields.ts'
 import { readJobQuery } from '../jobs/filter.ts'
 import { follow, readLastEventId } from '../jobs/follow.ts'
@@ -22,6 +24,7 @@ import { readKnobs } from '../knobs.ts'
 import type { Limits } from '../limits.ts'
 import { uuidOf } from '../query.ts'
 import type { Streams } from '../streams.ts'
+import { deadlineMsOf } from '../waiting.ts'
 
 export interface JobsPorts {
   readonly jobs: Jobs
@@ -36,10 +39,15 @@ export interface JobsPorts {
   } | null
   /** The share of a source that is not the caller's own; null when there is no such source. */
   readonly weightOf: (source: string) => Promise<number | null>
+  /** A job was stored that asks a model: why it waits can be asked from now on. Absent: when it runs. */
+  readonly onSubmitted?: OnSubmitted
   readonly newId: () => string
   /** Epoch, ms. */
   readonly now: () => number
 }
+
+/** A request was stored as a job, and of which caller. */
+export type OnSubmitted = (request: ModelRequest, caller: Caller) => void
 
 interface OneJob {
   Params: { id: string }
@@ -69,7 +77,8 @@ export function registerJobs(app: FastifyInstance, ports: JobsPorts): void {
     const submitted = earlier ?? (await submit(ports, request, bytes))
     const { status, webhook } = submitted.job
     reply.header('location', `/v1/jobs/${submitted.job.id}`)
-    reply.header('x-llm-mcp-route-id', submitted.job.id)
+    // What asks no model goes nowhere.
+    if (submitted.job.kind !== 'echo') reply.header('x-llm-mcp-route-id', submitted.job.id)
     if (submitted.replayed) reply.header('idempotent-replayed', 'true')
     reply.code(submitted.replayed && isFinished(status) ? 200 : 202)
     const secret = webhook === null ? null : (ports.webhooks?.secretOf(submitted.job.source) ?? null)
@@ -119,27 +128,23 @@ export function registerJobs(app: FastifyInstance, ports: JobsPorts): void {
 async function submit(ports: JobsPorts, request: FastifyRequest, bytes: Buffer): Promise<Submitted> {
   const job = await newJob(ports, request, bytes)
   await countRequest(ports.limits, request, request.context.caller as Caller)
-  return ports.jobs.submit(job)
+  const submitted = await ports.jobs.submit(job)
+  if (job.request !== null && !submitted.replayed) ports.onSubmitted?.(job.request, job.caller)
+  return submitted
 }
 
 /** What is to be stored for a body. Throws GatewayError for everything that makes it none; nothing is stored then. */
 async function newJob(ports: JobsPorts, request: FastifyRequest, bytes: Buffer): Promise<NewJob> {
   const { context, headers } = request
   const idempotency = readIdempotency(headers, bytes)
-  const submission = readSubmission(bytes, ports.now())
+  const nowMs = ports.now()
+  const submission = readSubmission(bytes, nowMs)
   const id = ports.newId()
   const facts = kindFacts[submission.kind]
-  const knobs = readKnobs(headers, id)
-  const maxCostUsd = submission.maxCostUsd ?? knobs.maxUsd ?? null
-  const payload = await readPayload(facts, submission.payload, {
-    model: submission.model,
-    stream: submission.stream,
-    knobs: {
-      ...knobs,
-      ...(submission.route !== null && { route: submission.route }),
-      ...(maxCostUsd !== null && { maxUsd: maxCostUsd })
-    }
-  })
+  const deadlineAt = deadlineOf(headers, submission, nowMs)
+  const knobs = knobsOf(headers, id, { ...submission, deadlineAt })
+  const maxCostUsd = knobs.maxUsd ?? null
+  const payload = await readPayload(facts, submission.payload, { model: submission.model, stream: submission.stream, knobs })
   context.model = payload.request?.model ?? null
   const caller = callerOf(request, () => payload.user)
   context.caller = caller
@@ -153,17 +158,36 @@ async function newJob(ports: JobsPorts, request: FastifyRequest, bytes: Buffer):
     kind: submission.kind,
     class: submission.class,
     model: context.model,
-    request: place(ports, withDeadline(payload, submission.deadlineAt), { caller: owner, provider: facts.provider }),
+    request: place(ports, withDeadline(payload, deadlineAt), { caller: owner, provider: facts.provider }),
     echo: payload.echo,
     caller: owner,
     weight,
     maxAttempts: submission.maxAttempts,
-    deadlineAt: submission.deadlineAt,
+    deadlineAt,
     maxCostUsd,
     stream: payload.stream,
     idempotency,
     metadata: submission.metadata,
     webhookUrl: submission.webhookUrl
+  }
+}
+
+/** What stands beside the payload says more than a header; one that cannot be read is wrong all the same. */
+function deadlineOf(headers: IncomingHttpHeaders, { deadlineAt }: Submission, nowMs: number): number | null {
+  const afterMs = deadlineMsOf(headers)
+  return deadlineAt ?? (afterMs === null ? null : nowMs + afterMs)
+}
+
+/** The same of what else it says of its way. */
+function knobsOf(headers: IncomingHttpHeaders, id: string, { deadlineAt, deadline, route, maxCostUsd }: Submission): Knobs {
+  const { isDeadlineHard = false, ...knobs } = readKnobs(headers, id, deadlineAt !== null)
+  const isHard = deadline === null ? isDeadlineHard : deadline === 'hard'
+  if (isHard && deadlineAt === null) throw invalid('deadline', 'nothing or "soft" without deadline_ms or deadline_at')
+  return {
+    ...knobs,
+    ...(route !== null && { route }),
+    ...(maxCostUsd !== null && { maxUsd: maxCostUsd }),
+    ...(isHard && { isDeadlineHard: true as const })
   }
 }
 

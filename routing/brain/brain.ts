@@ -3,6 +3,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Catalog } from '../catalog.ts'
 import { canonical } from '../catalog.ts'
+import { priceAt } from '../cost.ts'
 import { timeOf } from '../ids.ts'
 import type { CallRecord } from '../ports.ts'
 import type { Profile } from '../profile.ts'
@@ -69,6 +70,8 @@ export interface Brain {
   listed(upstreamId: string, askedAtMs: number): void
   /** The machine was away: whatever was known of its memory is not true any more. */
   lost(deviceId: string): void
+  /** Seconds until a rented target takes another call, after `ahead` others there; 0 for machines. `obeysRests`: see buckets.ts. */
+  waitS(target: Target, ahead: number, obeysRests: boolean): number
   /** A provider's headers tell how much it takes of this model, in answer to a call. */
   limits(attemptId: string, told: RequestLimit): void
   /** Another number whenever something was learned that is worth keeping. */
@@ -200,11 +203,15 @@ export function createBrain(ports: BrainPorts): Brain {
   /** Few of what a machine has: not all its models are looked at. */
   function loadedOn(upstreamId: string): readonly Target[] {
     const models = modelsOf(upstreamId)
-    const names = new Set([...(known?.loaded.get(upstreamId) ?? []), ...(seenOn.get(upstreamId) ?? [])])
-    return [...names].flatMap(name => {
+    const listed = known?.loaded.get(upstreamId) ?? []
+    const there: Target[] = []
+    const look = (name: string): void => {
       const target = models.get(name)
-      return target !== undefined && isLoaded(target) ? [target] : []
-    })
+      if (target !== undefined && isLoaded(target)) there.push(target)
+    }
+    for (const name of listed) look(name)
+    for (const name of seenOn.get(upstreamId) ?? []) if (!listed.includes(name)) look(name)
+    return there
   }
 
   /** It was seen in memory, or was thrown out. */
@@ -242,8 +249,9 @@ export function createBrain(ports: BrainPorts): Brain {
 
   function rentedPace(target: Target, promptTokens: number, obeysRests: boolean): Pace {
     const { ttftS, tokenS, failures, samples } = rented.pace(target.id)
-    const price = priceAt(target, promptTokens)
-    const unpriced = target.price.source === 'free' ? 0 : null
+    const { tokens, source } = target.price
+    const price = tokens === null ? null : priceAt(tokens, promptTokens)
+    const unpriced = source === 'free' ? 0 : null
     return {
       kind: 'rented',
       ttftS,
@@ -251,9 +259,13 @@ export function createBrain(ports: BrainPorts): Brain {
       failures,
       ...(price === null ? { inputUsd: unpriced, cachedUsd: unpriced, outputUsd: unpriced } : dollarsOf(price)),
       samples,
-      waitS: ahead =>
-        Math.max(rented.waitS(target.id, ahead, nowS(), obeysRests), rented.waitS(target.upstream.id, ahead, nowS(), obeysRests))
+      waitS: ahead => waitS(target, ahead, obeysRests)
     }
+  }
+
+  function waitS({ id, upstream }: Target, ahead: number, obeysRests: boolean): number {
+    if (upstream.device !== null) return 0
+    return Math.max(rented.waitS(id, ahead, nowS(), obeysRests), rented.waitS(upstream.id, ahead, nowS(), obeysRests))
   }
 
   function placeOf(target: Target): Place {
@@ -302,13 +314,15 @@ export function createBrain(ports: BrainPorts): Brain {
     const there = loadedOn(upstreamId)
     // Without knowledge of its memory the machine sees to it itself.
     if (memoryGb === null || gb === null || there.some(other => other.memoryGb == null)) return []
-    const used = there.reduce((sum, other) => sum + (other.memoryGb ?? 0), 0)
+    const freeGb = memoryGb - there.reduce((sum, other) => sum + (other.memoryGb ?? 0), 0)
+    // What is larger than the whole memory has a part of it elsewhere.
+    const neededGb = Math.min(gb, memoryGb * wholeMemory)
+    if (freeGb >= neededGb) return []
     const busy = new Set([...(onDevice.get(upstreamId) ?? [])].map(({ target }) => target.model))
     const idle = there.filter(other => !busy.has(other.model) && mayLeave(other))
     const names = victimsAmong(
       idle.map(other => ({ model: other.model, gb: other.memoryGb ?? 0, worth: warmth.value(upstreamId, other.model, nowS()) })),
-      // What is larger than the whole memory has a part of it elsewhere.
-      { neededGb: Math.min(gb, memoryGb * wholeMemory), freeGb: memoryGb - used, places: Number.POSITIVE_INFINITY }
+      { neededGb, freeGb, places: Number.POSITIVE_INFINITY }
     )
     return names === null ? null : idle.filter(({ model }) => names.includes(model))
   }
@@ -634,6 +648,7 @@ export function createBrain(ports: BrainPorts): Brain {
         affinity.forget(id)
       }
     },
+    waitS,
     limits(attemptId, told) {
       const call = running.get(attemptId)
       if (call === undefined || call.target.upstream.device !== null) return
@@ -683,10 +698,4 @@ function dollarsOf({ inputUsdPer1m, cachedInputUsdPer1m, outputUsdPer1m, request
 function keepsNothing({ upstream }: Target): boolean {
   const keepAlive = upstream.device?.keepAlive ?? null
   return upstream.adapter === 'ollama' && keepAlive !== null && /^0+(ms|s|m|h)?$/.test(String(keepAlive))
-}
-
-/** The price that holds for a prompt of this length; null = unknown. */
-function priceAt({ price: { tokens } }: Target, promptTokens: number): TokenPrice | null {
-  if (tokens?.tiers === undefined) return tokens
-  return Object.assign({}, tokens, ...tokens.tiers.filter(({ abovePromptTokens }) => promptTokens > abovePromptTokens))
 }

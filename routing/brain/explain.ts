@@ -103,6 +103,13 @@ export interface Actual {
   readonly eta_error_pct: number | null
   readonly within_p90: boolean | null
   readonly error: string | null
+  /** Calls that came to nothing, the first ones first. */
+  readonly failed: readonly FailedCall[]
+}
+
+export interface FailedCall {
+  readonly target: string
+  readonly error: string
 }
 
 export interface Explained extends Omit<RouteStart, 'caller' | 'request'> {
@@ -114,15 +121,28 @@ export interface Explained extends Omit<RouteStart, 'caller' | 'request'> {
   /** Of one that is over; absent = it is not. */
   readonly over?: { readonly reason: string; readonly summary: Over; readonly tookMs: number }
   /** How many targets are named; absent = as many as 2 kB hold. */
-  readonly listed?: { readonly ranked: number; readonly rejected: number }
+  readonly listed?: Listed
+}
+
+interface Listed {
+  readonly ranked: number
+  readonly rejected: number
+  /** Absent = a few. */
+  readonly failed?: number
 }
 
 /** What is known of a request that is over. */
 export type Over = Pick<RunSummary, 'outcome' | 'error' | 'target' | 'attempts' | 'nanoUsd' | 'ttftMs'> & {
-  readonly calls: readonly { readonly settled: Pick<Settled, 'completionTokens'> }[]
+  readonly calls: readonly OverCall[]
 }
 
-const usuallyListed = { ranked: 4, rejected: 6 }
+export interface OverCall {
+  readonly target: Pick<Target, 'id'>
+  readonly error: Pick<GatewayError, 'publicCode'> | null
+  readonly settled: Pick<Settled, 'completionTokens'>
+}
+
+const usuallyListed = { ranked: 4, rejected: 6, failed: 4 }
 const bytesAtMost = 2_048
 const nameAtMost = 120
 const textAtMost = 300
@@ -132,21 +152,27 @@ const halfBelieved = 3
 /** Every figure in it is finite. Without `listed` it has at most 2 kB as JSON. */
 export function explain(explained: Explained): Explanation {
   if (explained.listed !== undefined) return explanationOf(explained, explained.listed)
-  for (let listed = usuallyListed; ; listed = { ranked: Math.floor(listed.ranked / 2), rejected: Math.floor(listed.rejected / 2) }) {
+  for (let listed = usuallyListed; ; listed = half(listed)) {
     const explanation = explanationOf(explained, listed)
     if (listed.ranked + listed.rejected === 0 || Buffer.byteLength(JSON.stringify(explanation)) <= bytesAtMost) return explanation
   }
 }
 
-function explanationOf(explained: Explained, listed: { readonly ranked: number; readonly rejected: number }): Explanation {
+function half({ ranked, rejected, failed }: typeof usuallyListed): typeof usuallyListed {
+  return { ranked: Math.floor(ranked / 2), rejected: Math.floor(rejected / 2), failed: Math.floor(failed / 2) }
+}
+
+function explanationOf(explained: Explained, listed: Listed): Explanation {
   const { request, caller, decision, decidedUs, over } = explained
   const weighed = decision.planned ?? explained.figures
   const chosen = chosenOf(explained, weighed)
   const { route, secondUsd, missUsd } = knobs[request.route ?? 'balanced']
-  const others = (weighed?.estimates ?? []).filter(({ option }) => option.id !== chosen?.target)
+  const out = leftOut(decision)
+  const others = (weighed?.estimates ?? []).filter(({ option }) => option.id !== chosen?.target && !out.has(option.id))
   const estimated = new Set([chosen?.target, ...others.map(({ option }) => option.id)])
-  const unweighed = decision.action === 'run' ? decision.ranked.filter(({ id }) => !estimated.has(id)) : []
-  const ranked = [...others.map(other => rankedTarget(other, chosen, decision.planned !== undefined)), ...unweighed.map(lastResort)]
+  const unweighed = decision.action === 'run' ? decision.ranked.filter(({ id }) => !estimated.has(id) && !out.has(id)) : []
+  const isByScore = decision.planned !== undefined
+  const ranked = [...others.map(other => rankedTarget(other, chosen, isByScore)), ...unweighed.map(target => lastResort(target, isByScore))]
   const named = new Set([...estimated, ...unweighed.map(({ id }) => id)])
   const rejected = rejectedTargets(decision, named)
   const reason = over?.reason ?? (decision.action === 'run' ? decision.reason : decision.action === 'enqueue' ? 'waits' : null)
@@ -158,7 +184,7 @@ function explanationOf(explained: Explained, listed: { readonly ranked: number; 
     source: short(caller.source),
     action: decision.action === 'enqueue' ? 'wait' : decision.action,
     reason: decision.action === 'refuse' ? null : reason,
-    why: short(whyOf(explained, weighed, chosen), textAtMost),
+    why: short(whyOf(explained, { weighed, chosen, second: others[0], isOnly: ranked.length === 0 }), textAtMost),
     policy: route,
     knob: {
       second_usd: secondUsd,
@@ -177,8 +203,14 @@ function explanationOf(explained: Explained, listed: { readonly ranked: number; 
     error: decision.action === 'refuse' ? errorOf(decision.error) : null,
     confidence: confidenceOf(chosen?.estimate ?? null),
     decided_in_us: decidedUs === null || !Number.isFinite(decidedUs) ? null : Math.max(0, Math.round(decidedUs)),
-    actual: over === undefined ? null : actualOf(explained, over)
+    actual: over === undefined ? null : actualOf(explained, { over, chosen, failedAtMost: listed.failed ?? usuallyListed.failed })
   }
+}
+
+/** Those that could not answer. One that is full now still can, when its place is free; but not where that was found out too late. */
+function leftOut(decision: Decision): ReadonlySet<string> {
+  const tried = new Set(decision.action === 'run' ? decision.ranked.map(({ id }) => id) : [])
+  return new Set(decision.rejected.filter(({ target, reason }) => reason !== 'full' || tried.has(target)).map(({ target }) => target))
 }
 
 interface ChosenTarget {
@@ -237,8 +269,9 @@ function rankedTarget(other: Estimate, chosen: ChosenTarget | null, isByScore: b
   }
 }
 
-function lastResort({ id }: Target): RankedTarget {
-  return { target: short(id), score: null, eta_s: null, usd: null, why: 'tried last: failing lately, or short of room' }
+function lastResort({ id }: Target, isByScore: boolean): RankedTarget {
+  const why = isByScore ? 'tried last: failing lately, or short of room' : 'later in the given order'
+  return { target: short(id), score: null, eta_s: null, usd: null, why }
 }
 
 /** How it differs from the one that was chosen. */
@@ -262,7 +295,7 @@ function comparison(other: Estimate, chosen: Estimate, isByScore: boolean): stri
 /** What of it makes it slower, where one part is most of it. */
 function mostly(other: Estimate, chosen: Estimate): string {
   const parts = [
-    ['waits for a place', other.waitS - chosen.waitS],
+    [other.option.site.own === null ? 'waits for its limit' : 'waits for a place', other.waitS - chosen.waitS],
     ['loads the model', other.loadS - chosen.loadS],
     ['reads the prompt', other.prefillS - chosen.prefillS],
     ['writes slower', other.decodeS - chosen.decodeS]
@@ -285,22 +318,65 @@ function rejectedTargets({ rejected, planned }: Decision, named: ReadonlySet<str
     .toSorted((one, other) => Number('eta_s' in other) - Number('eta_s' in one))
 }
 
-function whyOf({ decision, over, request }: Explained, weighed: Planned | null, chosen: ChosenTarget | null): string {
+interface Reasons {
+  readonly weighed: Planned | null
+  readonly chosen: ChosenTarget | null
+  /** The best of those that could have answered in its stead. */
+  readonly second: Estimate | undefined
+  readonly isOnly: boolean
+}
+
+function whyOf(explained: Explained, reasons: Reasons): string {
+  const { decision, over } = explained
+  const { chosen } = reasons
   if (decision.action === 'refuse') return decision.error.logMessage
   if (chosen === null) return 'It waits until something that can answer is free.'
+  const after = over === undefined ? '' : afterFailures(over)
+  if (over?.reason === 'waited' && decision.action === 'run' && after === '') return `Its turn came: ${placeText(chosen)}.`
+  return `${passedOver(decision, chosen)}${decidedFor(explained, { ...reasons, chosen })}${after}`
+}
+
+function decidedFor(
+  { decision, request }: Explained,
+  { weighed, chosen, second, isOnly }: Reasons & { readonly chosen: ChosenTarget }
+): string {
   const place = placeText(chosen)
-  if (over?.reason === 'waited' && decision.action === 'run') return `Its turn came: ${place}.`
-  const second = weighed?.estimates.find(({ option }) => option.id !== chosen.target)
   const reason = decision.action === 'run' ? decision.reason : ''
   if (second === undefined || chosen.estimate === null) {
-    const isOnly = reason === 'only_target' || weighed?.estimates.length === 1
-    return `${capital(place)}${isOnly ? ': the only target that can answer now' : ''}.`
+    const isLeft = weighed?.estimates.length === 1 || reason === 'only_sound'
+    const said =
+      isOnly && (isLeft || reason === 'only_target') ? 'the only target that can answer now' : isLeft ? 'the only one that works' : ''
+    return `${capital(place)}${said === '' ? '' : `: ${said}`}.`
   }
   if (decision.planned === undefined || reason === 'given_order') {
     const list = request.fallbacks === undefined && request.preference === undefined ? 'given order' : 'order of the request'
     return `First in the ${list}: ${place}; next is ${short(second.option.id)}.`
   }
   return `${capital(place)}; next best ${short(second.option.id)} is ${comparison(second, chosen.estimate, true)}.`
+}
+
+/** The one that was meant first, where it turned out to have no room. */
+function passedOver(decision: Decision, chosen: ChosenTarget): string {
+  if (decision.action !== 'run' || decision.ranked[0] === undefined || decision.ranked[0].id === chosen.target) return ''
+  const { id } = decision.ranked[0]
+  const reason = decision.rejected.find(({ target }) => target === id)?.reason
+  if (reason === 'full') return `${capital(short(id))} was full by then. `
+  if (reason === 'no_place') return `Whether ${short(id)} had a place could not be found out. `
+  return reason === 'no_load' ? `${capital(short(id))} could not load the model then. ` : ''
+}
+
+/** Who failed, and who answered then. */
+function afterFailures({ summary: { calls, outcome, target }, reason }: NonNullable<Explained['over']>): string {
+  const [first, ...more] = failedOf(calls)
+  if (first === undefined) return ''
+  const others = more.length === 0 ? '' : `, and ${more.length} more`
+  const then =
+    outcome !== 'ok' || target === null ? '' : `; ${short(target.id)} answered${reason === 'waited' ? ' when its turn came' : ''}`
+  return ` ${capital(short(first.target))} failed (${first.error})${others}${then}.`
+}
+
+function failedOf(calls: Over['calls']): FailedCall[] {
+  return calls.flatMap(({ target, error }) => (error == null ? [] : [{ target: short(target.id), error: error.publicCode }]))
 }
 
 /** Where it goes, and how that stands. */
@@ -317,9 +393,16 @@ function placeText({ shown, estimate }: ChosenTarget): string {
   return `in memory on ${where}, ${used}${cached}`
 }
 
-function actualOf({ etaMs }: Explained, { summary, tookMs }: NonNullable<Explained['over']>): Actual {
+function actualOf(
+  { etaMs }: Explained,
+  { over, chosen, failedAtMost }: { over: NonNullable<Explained['over']>; chosen: ChosenTarget | null; failedAtMost: number }
+): Actual {
+  const { summary, tookMs } = over
   const { outcome, target, attempts, ttftMs, nanoUsd, calls, error } = summary
-  const isOk = outcome === 'ok' && etaMs !== null && etaMs.p50 > 0
+  const failed = failedOf(calls)
+  // What was expected of another target, or without a failure before, says nothing of this one.
+  const isMeant = failed.length === 0 && target !== null && target.id === chosen?.target
+  const isOk = outcome === 'ok' && isMeant && etaMs !== null && etaMs.p50 > 0
   const tokens = calls.reduce((sum, { settled }) => sum + settled.completionTokens, 0)
   return {
     outcome,
@@ -331,7 +414,8 @@ function actualOf({ etaMs }: Explained, { summary, tookMs }: NonNullable<Explain
     out_tokens: calls.length === 0 ? null : tokens,
     eta_error_pct: isOk ? whole((tookMs / etaMs.p50 - 1) * 100) : null,
     within_p90: isOk ? tookMs <= etaMs.p90 : null,
-    error: error?.publicCode ?? null
+    error: error?.publicCode ?? null,
+    failed: failed.slice(0, failedAtMost)
   }
 }
 
@@ -347,13 +431,22 @@ function confidenceOf(estimate: Estimate | null): number | null {
 
 /** Three digits; null where it is no figure. */
 function figure(value: number | null | undefined): number | null {
+  if (value == null) return null
+  if (value === 0) return 0
+  const size = Math.abs(value)
+  // By way of a text it takes ten times as long. A whole number over a power of ten is the nearest there is to its decimal.
+  if (size >= 1e-9 && size < 100) {
+    const scale = 10 ** (2 - Math.floor(Math.log10(size)))
+    return Math.round(value * scale) / scale
+  }
   // Rounding the largest of all gives no figure.
-  const rounded = value == null ? Number.NaN : Number(value.toPrecision(3))
+  const rounded = Number(value.toPrecision(3))
   return Number.isFinite(rounded) ? rounded : null
 }
 
 function seconds(value: number): number | null {
-  return Number.isFinite(value) ? Number(value.toFixed(3)) : null
+  if (!Number.isFinite(value)) return null
+  return Math.abs(value) < 1e9 ? Math.round(value * 1_000) / 1_000 : Number(value.toFixed(3))
 }
 
 function whole(value: number): number | null {

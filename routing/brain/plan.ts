@@ -93,6 +93,7 @@ function chosen(estimates: Estimate[], random: () => number): Estimate | null {
 
 /** When each place will be free, soonest first. */
 export function freeAt({ slots, busyS }: OwnSite): number[] {
+  if (busyS.length === 0) return Array<number>(slots).fill(0)
   const idle = Math.max(0, slots - busyS.length)
   // More may run than there are places for now: those that end first free none.
   return [...Array<number>(idle).fill(0), ...busyS.toSorted((one, other) => one - other)].slice(-slots)

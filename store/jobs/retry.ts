@@ -194,10 +194,11 @@ update jobs
  where id = $1
    and status in ('done', 'error', 'cancelled')
    and (payload is not null or kind = 'echo')
-returning lane, max_attempts`,
+returning lane, max_attempts, request`,
     values: [id]
   })
   if (rows[0] === undefined) return null
+  await forgetDeadline(tx, id, rows[0].request)
   // The row that all jobs of a source share is locked last.
   const charged = await tx.query({ name: 'jobs.charge_again', text: chargeSql, values: [id] })
   await tx.query({
@@ -206,4 +207,15 @@ returning lane, max_attempts`,
     values: [id, charged.rows[0].vfinish]
   })
   return { lane: rows[0].lane, maxAttempts: rows[0].max_attempts }
+}
+
+/** Its request knows of the deadline, too: whoever plans it would find it too late for ever. */
+async function forgetDeadline(tx: Transaction, id: string, request: Readonly<Record<string, unknown>> | null): Promise<void> {
+  if (request === null || (request.patience === undefined && request.isDeadlineHard === undefined)) return
+  const { patience: _patience, isDeadlineHard: _isDeadlineHard, ...rest } = request
+  await tx.query({
+    name: 'jobs.forget_deadline',
+    text: 'update jobs set request = $2 where id = $1',
+    values: [id, JSON.stringify(rest)]
+  })
 }

@@ -55,7 +55,7 @@ async function listening(t: Test, dispatch: Dispatch): Promise<{ gateway: Gatewa
       weightOf: async () => null
     },
     costs: { summary: never },
-    routes: { preview: never as never, find: never },
+    routes: { preview: never as never, find: never, submitted: never as never },
     snapshot: never,
     benchmarks: { submit: never, find: never, cancel: never, list: never },
     fleet: { list: never, find: never, patch: never, view: () => ({ used: null }), discover: never, lastDiscovery: never, check: never },

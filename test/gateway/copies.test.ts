@@ -163,6 +163,16 @@ t.test('what keeps even one choice from running is the answer, and not that ther
   t.same(told, ['fail context_length_exceeded', 'over'])
 })
 
+t.test('what one call can keep and several could not is one call', async t => {
+  const { runs, dispatch, client } = world()
+  const error = new GatewayError('no_target_within_budget', 'too dear')
+  const plan: Dispatch['plan'] = request =>
+    request.needs.includes('n') ? dispatch.plan(request, caller) : { action: 'refuse', error, rejected: [] }
+  runWhole({ ...dispatch, plan }, requestFor({ model: 'm', n: 50 }), caller, client)
+  t.equal(runs.length, 1)
+  t.same(runs[0]?.request.needs, ['tools', 'n'], 'as it came')
+})
+
 t.test('a target that can give several choices is asked once, as is one who is asked for one', async t => {
   const able = world({ native: ['n'] })
   runWhole(able.dispatch, requestFor({ model: 'm', n: 3 }), caller, able.client)

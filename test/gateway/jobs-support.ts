@@ -9,7 +9,7 @@ import type { Limits } from '../../gateway/limits.ts'
 import { registerAuth } from '../../gateway/plugins/auth.ts'
 import { registerErrors } from '../../gateway/plugins/errors.ts'
 import { registerChecks, registerRequests } from '../../gateway/plugins/requests.ts'
-import { registerJobs } from '../../gateway/routes/jobs.ts'
+import { type OnSubmitted, registerJobs } from '../../gateway/routes/jobs.ts'
 import { createStreams, type Streams } from '../../gateway/streams.ts'
 import type { EventId, JobRecord, JobScope, Jobs, JobWatch, NewJob } from '../../queue/types.ts'
 import { createCatalog } from '../../routing/catalog.ts'
@@ -341,11 +341,12 @@ export interface ServingOptions {
   readonly dispatch?: Pick<Dispatch, 'plan'>
   readonly webhooks?: boolean
   readonly refuse?: GatewayError
+  readonly onSubmitted?: OnSubmitted
 }
 
 /** The server. Webhooks are on unless told otherwise. */
 export async function serving(t: Test, options: ServingOptions = {}): Promise<Serving> {
-  const { auth = true, dispatch = planning(), webhooks = true, refuse } = options
+  const { auth = true, dispatch = planning(), webhooks = true, refuse, onSubmitted } = options
   const jobs = createFakeJobs()
   const streams = createStreams()
   const admitted: Serving['admitted'] = []
@@ -398,6 +399,7 @@ export async function serving(t: Test, options: ServingOptions = {}): Promise<Se
         }
       : null,
     weightOf: async source => ([...records.values()].some(record => record.source === source) ? 5 : null),
+    ...(onSubmitted === undefined ? {} : { onSubmitted }),
     newId: () => uuidv7(Date.now()),
     now: () => nowMs
   })

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { request as httpRequest, type IncomingMessage } from 'node:http'
 import t from 'tap'
+import type { Rejected } from '../../routing/decide.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import { uuidv7 } from '../../routing/ids.ts'
 import { until } from '../support/wait.ts'
@@ -93,6 +94,100 @@ t.test('a deadline is a time to come, or milliseconds from now', async t => {
     t.equal((await submit({ ...chat, ...body })).statusCode, 202, JSON.stringify(body))
     t.equal(jobs.submitted.at(-1)?.deadlineAt, expected, JSON.stringify(body))
   }
+})
+
+t.test('a deadline may come as a header, and a hard one from either place', async t => {
+  const { submit, jobs } = await serving(t)
+  const hard = { 'x-llm-mcp-deadline': 'hard' }
+  const ms = { 'x-llm-mcp-deadline-ms': '5000' }
+  type Expected = readonly [deadlineAt: number | null, isHard: true | undefined]
+  const cases: readonly (readonly [headers: Record<string, string>, body: Json, expected: Expected])[] = [
+    [ms, {}, [nowMs + 5_000, undefined]],
+    [{ ...ms, ...hard }, {}, [nowMs + 5_000, true]],
+    [hard, { deadline_ms: 7_000 }, [nowMs + 7_000, true]],
+    [hard, { deadline_at: '2026-11-20T09:30:05Z' }, [nowMs + 5_000, true]],
+    [ms, { deadline: 'hard' }, [nowMs + 5_000, true]],
+    [{}, { deadline_ms: 7_000, deadline: 'hard' }, [nowMs + 7_000, true]],
+    // What stands beside the payload says more than a header.
+    [ms, { deadline_ms: 7_000 }, [nowMs + 7_000, undefined]],
+    [{ ...ms, ...hard }, { deadline: 'soft' }, [nowMs + 5_000, undefined]],
+    [{ 'x-llm-mcp-deadline': 'soft' }, { deadline: 'soft' }, [null, undefined]]
+  ]
+  for (const [headers, body, expected] of cases) {
+    const said = JSON.stringify([headers, body])
+    const answer = await submit({ ...chat, ...body }, { headers })
+    t.equal(answer.statusCode, 202, said)
+    const job = jobs.submitted.at(-1)
+    t.same([job?.deadlineAt, job?.request?.isDeadlineHard], expected, said)
+    t.equal(answer.json().deadline_at, expected[0] === null ? null : new Date(expected[0]).toISOString(), said)
+    t.equal(job?.request?.patience !== undefined, expected[0] !== null, 'whoever plans it knows')
+  }
+  const stored = jobs.submitted.length
+  const faults: readonly (readonly [headers: Record<string, string>, body: Json, param: string])[] = [
+    [{ 'x-llm-mcp-deadline-ms': 'abc' }, {}, 'x-llm-mcp-deadline-ms'],
+    [{ 'x-llm-mcp-deadline-ms': '0' }, {}, 'x-llm-mcp-deadline-ms'],
+    [{ 'x-llm-mcp-deadline-ms': 'abc' }, { deadline_ms: 5_000 }, 'x-llm-mcp-deadline-ms'],
+    [{ ...ms, 'x-llm-mcp-deadline': 'firm' }, {}, 'x-llm-mcp-deadline'],
+    [hard, {}, 'x-llm-mcp-deadline'],
+    [{}, { deadline: 'hard' }, 'deadline'],
+    [{}, { deadline_ms: 5_000, deadline: 5_000 }, 'deadline']
+  ]
+  for (const [headers, body, param] of faults) {
+    const answer = await submit({ ...chat, ...body }, { headers })
+    t.equal(answer.statusCode, 400, JSON.stringify([headers, body]))
+    t.match(answer.json(), { error: { param } })
+  }
+  t.equal(jobs.submitted.length, stored)
+})
+
+t.test('what may not leave the house and has no machine there is refused, and nothing is stored', async t => {
+  const stay = { 'x-llm-mcp-local-only': 'true' }
+  const { submit, jobs } = await serving(t, { dispatch: planning(['rtx', 'studio']) })
+  for (const job of [
+    { ...chat, model: 'meta/llama' },
+    { ...chat, kind: 'openai.chat', model: 'gpt-5' }
+  ]) {
+    t.equal((await submit(job, { key: bobKey })).statusCode, 202)
+    const refused = await submit(job, { key: bobKey, headers: stay })
+    t.equal(refused.statusCode, 503)
+    t.match(refused.json(), { error: { code: 'no_capacity', message: /may not leave it/ } })
+    t.equal(refused.headers.get('x-should-retry'), 'false')
+  }
+  t.equal((await submit(chat, { headers: stay })).statusCode, 202, 'machines that are full are waited for')
+  t.equal(jobs.submitted.length, 3)
+})
+
+t.test('a hard deadline that nobody would meet is told at once; one that a machine might is waited for', async t => {
+  const error = new GatewayError('no_capacity', 'too late', { retryAfterMs: 9_000 })
+  const late = { target: 'rtx/m', reason: 'deadline' } as const
+  const cases: readonly (readonly [rejected: readonly Rejected[], status: number])[] = [
+    [[late], 503],
+    [[late, { target: 'rtx/m', reason: 'full' }, { target: 'ollama/m', reason: 'not_allowed' }], 503],
+    [[late, { target: 'studio/m', reason: 'down' }], 202],
+    [[{ target: 'rtx/m', reason: 'full' }], 202]
+  ]
+  for (const [rejected, status] of cases) {
+    const { submit } = await serving(t, { dispatch: { plan: () => ({ action: 'refuse', error, rejected }) } })
+    t.equal((await submit({ ...chat, deadline_ms: 1, deadline: 'hard' })).statusCode, status, JSON.stringify(rejected))
+  }
+})
+
+t.test('what asks no model has no route', async t => {
+  const { submit } = await serving(t)
+  t.equal((await submit({ kind: 'echo', payload: {} })).headers.get('x-llm-mcp-route-id'), null)
+  const job = await submit(chat)
+  t.equal(job.headers.get('x-llm-mcp-route-id'), job.json().id)
+})
+
+t.test('whoever keeps routes is told of each job that was stored, once', async t => {
+  const told: string[] = []
+  const { submit } = await serving(t, { onSubmitted: ({ id, model }, { source }) => void told.push(`${id} ${model} ${source}`) })
+  const headers = { 'idempotency-key': 'once' }
+  const { id } = (await submit(chat, { headers })).json()
+  await submit(chat, { headers })
+  await submit({ ...chat, model: 'nobody' })
+  await submit({ kind: 'echo', payload: {} })
+  t.same(told, [`${id} qwen3:32b alice`])
 })
 
 t.test('the same body under the same idempotency key is the same job', async t => {

@@ -33,8 +33,11 @@ t.test('headers say what counts, what is too dear, and what a deadline means', a
     [{ 'x-llm-mcp-max-cost-usd': '0.002' }, { maxUsd: 0.002 }],
     [{ 'x-llm-mcp-max-cost-usd': '2e-5' }, { maxUsd: 0.00002 }],
     [{ 'x-llm-mcp-max-cost-usd': '3' }, { maxUsd: 3 }],
+    [{ 'x-llm-mcp-max-cost-usd': '1e+3' }, { maxUsd: 1_000 }],
+    [{ 'x-llm-mcp-max-cost-usd': '1.5E1' }, { maxUsd: 15 }],
     [{ ...deadline, 'x-llm-mcp-deadline': 'HARD' }, { isDeadlineHard: true }],
     [{ ...deadline, 'x-llm-mcp-deadline': 'soft' }, {}],
+    [{ 'x-llm-mcp-deadline': 'soft' }, {}],
     [{ 'x-llm-mcp-local-only': 'true' }, { localOnly: true }]
   ]
   for (const [headers, expected] of table) t.same(readKnobs(headers, 'r'), { requestId: 'r', localOnly: false, ...expected })
@@ -49,6 +52,10 @@ t.test('headers say what counts, what is too dear, and what a deadline means', a
     ['x-llm-mcp-max-cost-usd', '1e400'],
     ['x-llm-mcp-max-cost-usd', 'Infinity'],
     ['x-llm-mcp-max-cost-usd', '0x10'],
+    ['x-llm-mcp-max-cost-usd', '1e+-3'],
+    ['x-llm-mcp-max-cost-usd', '+1'],
+    ['x-llm-mcp-deadline', ''],
+    ['x-llm-mcp-deadline', 'firm'],
     ['x-llm-mcp-deadline', 'hard']
   ]
   for (const [name, value] of faults)
@@ -57,6 +64,19 @@ t.test('headers say what counts, what is too dear, and what a deadline means', a
       name,
       `${name}: ${value}`
     )
+})
+
+t.test('a hard deadline needs one, from wherever it comes', async t => {
+  t.match(readKnobs({ 'x-llm-mcp-deadline': 'hard' }, 'r', true), { isDeadlineHard: true })
+  t.equal(
+    paramOf(() => readKnobs({ 'x-llm-mcp-deadline': 'hard' }, 'r', false)),
+    'x-llm-mcp-deadline'
+  )
+})
+
+t.test('a parameter that is null is none that must be honoured', async t => {
+  const provider = { require_parameters: true, order: null }
+  t.same(read({ provider, user: null, seed: 1, stop: undefined }).preference?.parameters, ['model', 'messages', 'provider', 'seed'])
 })
 
 t.test('a header says more than the body, and that more than the name', async t => {

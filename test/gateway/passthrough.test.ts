@@ -633,6 +633,19 @@ t.test('what must stay in the house stays', async t => {
   t.equal((await own.post('/v1/audio/speech', wish('true'))).status, 200)
 })
 
+t.test('a bound of the costs, which nobody could keep, is refused by its name', async t => {
+  const provider = await startProvider(t)
+  const app = await startPassthrough(t, { provider: { baseUrl: provider.url } })
+  for (const value of ['0.000001', '100', 'x']) {
+    const headers = { 'content-type': 'application/json', 'x-llm-mcp-max-cost-usd': value }
+    const refused = await app.post('/v1/audio/speech', { ...asJson(speech), headers })
+    t.equal(refused.status, 400, value)
+    t.match(await refused.json(), { error: { code: 'unsupported_parameter', param: 'x-llm-mcp-max-cost-usd' } })
+  }
+  t.equal(provider.begun.count, 0)
+  t.same(app.intents, [])
+})
+
 t.test('who is refused costs nothing and is asked for nothing', async t => {
   const provider = await startProvider(t)
   const app = await startPassthrough(t, {

@@ -299,6 +299,7 @@ t.test('what an attempt costs: counted, estimated, known to be nothing, or unkno
       [40, 5]
     ],
     ['an own machine that does not', own, settlement({ durationMs: 4_000 }), 100_000, 'electricity', false, [40, 5]],
+    ['one of four calls at a time', own, settlement({ durationMs: 4_000, sharedBy: 4 }), 25_000, 'electricity', false, [40, 5]],
     ['an own machine that turned it down', own, failed('upstream_rate_limited'), 0, 'electricity', false, [0, 0]],
     ['an own machine the client left', own, failed('client_gone', {}, { durationMs: 1_000 }), 25_000, 'electricity', true, [100, 0]],
     ['an own machine that is off', own, failed('upstream_unavailable', { cause: reset }, { sent: false }), 0, 'electricity', false, [0, 0]],

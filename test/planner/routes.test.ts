@@ -1,8 +1,10 @@
 // Why requests went where they went, kept in memory and in a real database: bounded, never waited for, and whole.
 
+import { mock } from 'node:test'
 import t, { type Test } from 'tap'
-import { createRoutes, type RouteLimits } from '../../planner/routes.ts'
+import { createRoutes, type KeptRoutes, type RouteLimits } from '../../planner/routes.ts'
 import type { Explanation } from '../../routing/brain/explain.ts'
+import { GatewayError } from '../../routing/errors.ts'
 import { uuidv7 } from '../../routing/ids.ts'
 import type { CallRecord, RouteRecord, RouteStart } from '../../routing/ports.ts'
 import type { ModelRequest, Target } from '../../routing/types.ts'
@@ -51,13 +53,18 @@ function record(begun: RouteStart, calls: readonly CallRecord[], tookMs = 100): 
   }
 }
 
-async function stage(t: Test, limits?: Partial<RouteLimits>) {
+async function stage(t: Test, limits?: Partial<RouteLimits>, onRows: (ids: readonly string[]) => void = () => {}) {
   const { pool } = await createDatabase(t)
   const usual = { keptAtMost: 100, rowsPerSecond: 100, waitingAtMost: 1_000 }
   const logged: string[] = []
   let isAway = false
   const database = {
-    query: (...given: Parameters<Pool['query']>) => (isAway ? Promise.reject(new Error('away')) : pool.query(...given))
+    query(...given: Parameters<Pool['query']>) {
+      if (isAway) return Promise.reject(new Error('away'))
+      const { name, values } = given[0] as unknown as { name: string; values: readonly string[] }
+      if (name === 'routes.insert') onRows(JSON.parse(values[0] as string).map(({ id }: { id: string }) => id))
+      return pool.query(...given)
+    }
   } as Pool
   const routes = createRoutes({ pool: database, log: message => void logged.push(message), limits: { ...usual, ...limits } })
   t.teardown(() => routes.close())
@@ -96,6 +103,116 @@ t.test('a route can be read while it runs, when it is over, by others, and after
   t.notMatch(JSON.stringify(rows), /canary/)
 })
 
+/** Another process on the same database. */
+function elsewhere(t: Test, pool: Pool): KeptRoutes {
+  const other = createRoutes({ pool, log: () => {} })
+  t.teardown(() => other.close())
+  return other
+}
+
+t.test('what waits can be read elsewhere within a second, what runs within two, and what it came to as well', async t => {
+  const { pool, routes } = await stage(t)
+  const other = elsewhere(t, pool)
+  const [waits, runs] = [newId(), newId()]
+  routes.begun({ ...start(waits), decision: { action: 'enqueue', feasible: [home], rejected: [] }, chosen: null })
+  routes.begun(start(runs))
+  t.equal(await other.find(waits, null), null, 'nobody waited for the database')
+  await until('the one that waits', async () => (await other.find(waits, null)) !== null)
+  t.match(await other.find(waits, 'alice'), { id: waits, action: 'wait', actual: null })
+  t.equal(await other.find(waits, 'bob'), null)
+  await until('the one that runs', async () => (await other.find(runs, null)) !== null)
+  t.match(await other.find(runs, 'alice'), { id: runs, action: 'run', chosen: { target: 'home/m' }, actual: null })
+  routes.keep(record(start(runs), [call(1)]))
+  await routes.flush()
+  t.match(await other.find(runs, 'alice'), { id: runs, actual: { outcome: 'ok' } })
+})
+
+t.test('what ends soon is written once', async t => {
+  mock.timers.enable({ apis: ['setInterval'] })
+  t.teardown(() => mock.timers.reset())
+  const written: string[] = []
+  const { routes } = await stage(t, {}, ids => written.push(...ids))
+  const pass = async (): Promise<string[]> => {
+    mock.timers.tick(1_000)
+    await routes.flush()
+    return written.splice(0)
+  }
+  const [waits, runs] = [newId(), newId()]
+  routes.begun({ ...start(waits), decision: { action: 'enqueue', feasible: [home], rejected: [] }, chosen: null })
+  routes.keep(record(start(waits), [call(1)]))
+  routes.begun(start(runs))
+  t.same(await pass(), [waits])
+  routes.keep(record(start(runs), [call(1)]))
+  t.same(await pass(), [runs])
+  const long = newId()
+  routes.begun(start(long))
+  t.same(await pass(), [])
+  t.same(await pass(), [long], 'while it runs')
+  t.same(await pass(), [])
+  routes.keep(record(start(long), [call(1)]))
+  t.same(await pass(), [long], 'and when it is over')
+})
+
+t.test('a job is known from its submission on, here and elsewhere, until whoever runs it knows more', async t => {
+  const { pool, routes } = await stage(t)
+  const other = elsewhere(t, pool)
+  const id = newId()
+  routes.submitted(id, () => ({ ...start(id), decision: { action: 'enqueue', feasible: [home], rejected: [] }, chosen: null }))
+  t.match(await routes.find(id, 'alice'), { id, action: 'wait', actual: null }, 'at once')
+  t.equal(await routes.find(id, 'bob'), null)
+  other.keep(record(start(id), [call(1)]))
+  await other.flush()
+  t.match(await routes.find(id, 'alice'), { actual: { outcome: 'ok' } })
+  await routes.flush()
+  t.match(await findRoute(pool, id, null), { actual: { outcome: 'ok' } }, 'what is over is not replaced by what was known before')
+  t.match(await routes.find(id, 'alice'), { actual: { outcome: 'ok' } })
+  other.submitted(id, () => t.fail('it was quicker than its answer') as never)
+})
+
+t.test('a submission that cannot be explained disturbs nobody', async t => {
+  const { routes, logged } = await stage(t)
+  routes.submitted(newId(), () => {
+    throw new Error('no plan')
+  })
+  t.equal(logged.length, 1)
+})
+
+t.test('a source with a long name finds its own', async t => {
+  const { pool, routes } = await stage(t)
+  const source = 's'.repeat(128)
+  const [runs, over] = [newId(), newId()]
+  routes.begun(start(runs, { source }))
+  routes.keep(record(start(over, { source }), [call(1)]))
+  for (const id of [runs, over]) {
+    t.match(await routes.find(id, source), { id })
+    t.equal(await routes.find(id, source.slice(1)), null)
+  }
+  await routes.flush()
+  t.match(await findRoute(pool, over, source), { id: over })
+})
+
+t.test('a quarter of what is written is not over, and its end has room', async t => {
+  const { routes, count, pool } = await stage(t, { rowsPerSecond: 20 })
+  const ids = Array.from({ length: 10 }, newId)
+  let asked = 0
+  for (const id of ids) {
+    routes.submitted(id, () => {
+      asked++
+      return start(id)
+    })
+  }
+  t.equal(asked, 5, 'each has room for its end')
+  await routes.flush()
+  t.equal(await count(), 5)
+  for (let at = 0; at < 20; at++) routes.keep(record(start(newId()), []))
+  t.equal(routes.unstored, 10)
+  for (const id of ids) routes.keep(record(start(id), [call(1)]))
+  t.equal(routes.unstored, 15, 'those that were written are written again')
+  await routes.flush()
+  t.equal(await count(), 15)
+  for (const id of ids.slice(0, 5)) t.match(await findRoute(pool, id, null), { actual: { outcome: 'ok' } })
+})
+
 t.test('several runs of one request are one route, each call counted once', async t => {
   const { pool, routes } = await stage(t)
   const id = newId()
@@ -106,7 +223,18 @@ t.test('several runs of one request are one route, each call counted once', asyn
   routes.keep(record(start(id, { jobId: newId() }), calls, 900))
   t.match(await routes.find(id, null), { actual: { attempts: 3, usd: 7e-9, out_tokens: 15, latency_s: 0.9 } })
   await routes.flush()
-  t.match(await findRoute(pool, id, null), { actual: { attempts: 3 } })
+  t.match(await findRoute(pool, id, null), { actual: { attempts: 3, failed: [] } })
+})
+
+t.test('what failed in one run of a request is told also after the next', async t => {
+  const { routes } = await stage(t)
+  const id = newId()
+  const failed = { ...call(0), error: new GatewayError('machine_lost', 'x') }
+  routes.keep(record(start(id), [failed]))
+  routes.keep(record(start(id), [call(2)]))
+  t.match(await routes.find(id, null), {
+    actual: { outcome: 'ok', attempts: 2, eta_error_pct: null, failed: [{ target: 'home/m', error: 'machine_lost' }] }
+  })
 })
 
 t.test('a request that waited is found by the job it was, too', async t => {

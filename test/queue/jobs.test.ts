@@ -105,6 +105,14 @@ t.test('a job that never began can be run again as well', async t => {
   t.match(await rows.claim(id, me), { outcome: 'claimed', attempt: 2 })
 })
 
+t.test('a job that runs again has no deadline, whoever plans it', async t => {
+  const jobs = jobsWith()
+  const request = { model: 'm', localOnly: false, isDeadlineHard: true, patience: { deadlineMs: 5, onDisconnect: 'finish' } }
+  const id = await over({ request, deadline_at: new Date(Date.now() + 60_000) })
+  t.match(await jobs.retry(id, null), { status: 'queued', deadlineAt: null })
+  t.same((await rows.read(id))['request'], { model: 'm', localOnly: false })
+})
+
 t.test('running a job again needs room in the queue, as a new one does', async t => {
   const source = 'crowded'
   const [first, second] = [await over({ source }), await over({ source })]

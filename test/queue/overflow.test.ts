@@ -104,6 +104,7 @@ function open(t: Test, changes: Partial<OverflowPorts> = {}): House {
           ? []
           : ids.map(id => [id, { status: house.status as JobStatus, outlook: { position: 3, etaMs: { p50: 1_200, p90: 2_400 } } }])
       ),
+    expected: () => {},
     usualMs: () => 4_000,
     onStored: lane => void lanes.push(lane),
     onOutcome: outcome => void outcomes.push(outcome),
@@ -190,6 +191,19 @@ t.test('it is stored as an interactive job of this process, without its prompt, 
   const stream = house.begin(null, true)
   await stream.id()
   t.ok((house.stored[1]?.deadlineAt ?? 0) - beganAt > 600_000)
+})
+
+t.test('what its client was told to expect is known of the job from the first', async t => {
+  const expected: unknown[] = []
+  const { waiters, stored } = open(t, { expected: (id, etaMs) => void expected.push([id, etaMs]) })
+  const etaMs = { p50: 26_800, p90: 40_000 }
+  waiters.overflow({ request: requestWith(), caller, reply: createClient(), etaMs })
+  waiters.overflow({ request: requestWith(), caller, reply: createClient() })
+  await until('both to be stored', () => stored.length === 2)
+  t.same(expected, [
+    [stored[0]?.id, etaMs],
+    [stored[1]?.id, null]
+  ])
 })
 
 t.test('its answer is the client’s, and then it is forgotten', async t => {

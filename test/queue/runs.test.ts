@@ -144,6 +144,25 @@ t.test('a try is not counted when the machine went away under it, and is when th
   t.equal(asked.length, 4, 'only what a machine that is gone leaves behind is a reason to ask')
 })
 
+t.test('a batch that was given a machine costs no rent there, unless it says what time is worth', async t => {
+  const { runs, driven } = start(t)
+  const rented = targetAt('cloud', 'm', { own: false })
+  const cases = [
+    [{ class: 3 }, target, true],
+    [{ class: 3, request: requestFor('m', { route: 'fast' }) }, target, false],
+    [{ class: 3 }, rented, false],
+    [{ class: 2 }, target, false]
+  ] as const
+  for (const [at, [changes, given, ownOnly]] of cases.entries()) {
+    const { id } = await claimed(changes)
+    runs.begin({ jobId: id, target: given })
+    const run = await begun(driven, at + 1)
+    t.equal(run.claimed?.ownOnly, ownOnly, JSON.stringify(changes))
+    run.answer()
+    await ended(id, 'done')
+  }
+})
+
 t.test('a claim is begun once, however often it is told of, and its answer becomes the result', async t => {
   const { runs, driven, finished, over } = start(t)
   const { id, attemptId } = await claimed()

@@ -6,6 +6,7 @@ import type { Reach } from '../../queue/lanes.ts'
 import { createWorker, type WorkerPorts } from '../../queue/worker.ts'
 import type { Planned } from '../../routing/brain/plan.ts'
 import type { Estimate } from '../../routing/brain/types.ts'
+import type { Decision, Rejected } from '../../routing/decide.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { Target } from '../../routing/types.ts'
 import type { Candidate } from '../../store/jobs/candidates.ts'
@@ -32,6 +33,7 @@ function house(t: Test, changes: Partial<WorkerPorts> = {}) {
     steps: [] as string[],
     ranked: new Map<string, readonly Target[]>(),
     refusals: new Map<string, GatewayError>(),
+    rejected: new Map<string, readonly Rejected[]>(),
     refused: [] as string[],
     logged: 0,
     /** Before a look goes on, and before a claim is answered. */
@@ -80,9 +82,10 @@ function house(t: Test, changes: Partial<WorkerPorts> = {}) {
       waiting.map(({ request }) => {
         const { id } = request as unknown as { id: string }
         const error = state.refusals.get(id)
-        if (error !== undefined) return { action: 'refuse', error, rejected: [] }
+        if (error !== undefined) return { action: 'refuse', error, rejected: state.rejected.get(id) ?? [] }
         return { action: 'run', ranked: state.ranked.get(id) ?? [box], rejected: [], reason: 'only_target' }
       }),
+    planned: () => {},
     arrived: () => {},
     full: () => {},
     reserved: () => {},
@@ -138,6 +141,17 @@ t.test('it looks once at a time, and once more when it was woken meanwhile', asy
   looking.resolve()
   await settle()
   t.same(state.steps, ['look', 'look'])
+})
+
+t.test('a job counts once for what is loaded, and a request that somebody waits for not again', async t => {
+  const counted: Decision[] = []
+  const { state, woken } = house(t, { arrived: decision => void counted.push(decision) })
+  state.waiting = [job('a1'), job('a2', { ownerProcess: 'me' }), job('a3', { ownerProcess: 'other' })]
+  state.claim = () => ({ outcome: 'full', job: 'a1' })
+  await woken()
+  t.equal(counted.length, 1)
+  await woken()
+  t.equal(counted.length, 1)
 })
 
 t.test('a machine that was full is left alone for 200 ms, and looked at again when they are over', async t => {
@@ -252,6 +266,44 @@ t.test('once a minute jobs that nothing can ever run again are ended, by those w
     t.same(state.refused, runsAny ? ['a1'] : [])
     mock.timers.reset()
   }
+})
+
+t.test('what may not leave the house and has no machine there waits for a day, for one that is away as long as it takes', async t => {
+  const { state, woken } = house(t)
+  const yesterday = new Date(Date.now() - 25 * 3_600_000)
+  const refuse = (id: string, rejected: readonly Rejected[], createdAt: Date): Candidate => {
+    state.refusals.set(id, new GatewayError('no_capacity', 'not here', { shouldRetry: false }))
+    state.rejected.set(id, rejected)
+    return job(id, { createdAt })
+  }
+  const far: Rejected = { target: 'cloud/m', reason: 'not_local' }
+  state.waiting = [
+    refuse('a1', [far], new Date()),
+    refuse('b1', [far], yesterday),
+    refuse('c1', [far, { target: 'box/m', reason: 'down' }], yesterday)
+  ]
+  await woken()
+  t.same(state.refused, ['b1'])
+})
+
+t.test('of those that wait the first are told about, each with those before it; of a long row once a second', async t => {
+  const told: string[][] = []
+  const { state, woken, pass } = house(t, {
+    planned: (jobs, decisions) => void told.push(jobs.map(({ id }, at) => `${id} ${decisions[at]?.action}`)),
+    schedule: waiting => waiting.map(() => ({ action: 'enqueue', feasible: [box], rejected: [] }))
+  })
+  state.waiting = [job('a1'), job('a2')]
+  await woken()
+  t.same(told.splice(0), [['a1 enqueue', 'a2 enqueue']])
+  state.waiting = Array.from({ length: 40 }, (_, at) => job(`b${at}`))
+  await woken()
+  await woken()
+  t.same(
+    told.splice(0).map(names => [names.length, names[0], names.at(-1)]),
+    [[32, 'b0 enqueue', 'b31 enqueue']]
+  )
+  await pass(1_000)
+  t.equal(told.length, 1)
 })
 
 t.test('a call to a provider counts from its claim on, before its request is read', async t => {

@@ -57,6 +57,7 @@ function start(t: Test, targets: readonly Target[], { plan: given, ...changes }:
     candidates,
     notices: { claimed: (to: string, id: string) => void claimedFor.push(`${to} ${id}`) } as WorkerPorts['notices'],
     schedule: waiting => waiting.map(({ request }) => plan(request)),
+    planned: () => {},
     arrived: () => {},
     full: () => {},
     reserved: () => {},

@@ -111,6 +111,10 @@ function viewOf(fleet: readonly Weighed[], moment: Moment = {}, random: () => nu
     coolingMs: ({ upstream }) => moment.coolingMs?.[upstream.id] ?? 0,
     inFlight: ({ upstream }) => moment.inFlight?.[upstream.id] ?? 0,
     averageMs: () => 0,
+    waitS({ id }, ahead) {
+      const { pace } = options.get(id) as Option
+      return pace.kind === 'own' ? 0 : pace.waitS(ahead)
+    },
     weigh(requests) {
       asked.push(...requests)
       const works = requests.map(one =>
@@ -202,6 +206,11 @@ t.test('a machine that is full by what is seen makes it wait, whatever the plan 
   t.equal(told(decideOn([own('home')], { mayQueue: true }, full)), 'enqueue home')
   t.equal(told(decideOn([own('home')], {}, full)), 'refuse no_capacity')
   t.equal(told(decideOn([own('home'), rented('cloud')], { mayQueue: true }, full)), 'run cloud')
+  const broken = { ...full, open: ['cloud'] }
+  t.equal(told(decideOn([own('home'), rented('cloud')], { mayQueue: true }, broken)), 'enqueue home', 'rather than what does not work')
+  t.equal(told(decideOn([own('home'), rented('cloud')], {}, broken)), 'run cloud')
+  const before = { failed: ['cloud/m'], attempts: 1, nanoUsd: 0 }
+  t.equal(told(decideOn([own('home'), rented('cloud')], { request: { before }, mayQueue: true }, full)), 'enqueue home')
 })
 
 t.test('a cold model is called for, and loaded by that', async t => {
@@ -281,6 +290,53 @@ t.test('a given order stays as it is given', async t => {
     told(decideOn([own('home', busy), rented('cloud', { waitS: () => 1 })], { ordered: true, tiers: first, mayQueue: true }, full)),
     'enqueue home cloud'
   )
+})
+
+t.test('in a list that nobody weighs, a provider that takes no call just now is passed over, and not refused', async t => {
+  const limited = (id: string, calls = 0) => rented(id, { waitS: ahead => (ahead < calls ? 0 : 2) })
+  const fleet = [limited('cheap'), rented('dear')]
+  const { view, asked } = viewOf(fleet)
+  t.equal(told(decide(inputOf(fleet, { ordered: true }), view)), 'run dear cheap')
+  t.same(asked, [], 'nothing was weighed for that')
+  t.equal(told(decideOn(fleet, { ordered: true }, { open: ['dear'] })), 'run cheap dear', 'it comes before one that is broken')
+  const all = [limited('cheap'), limited('dear')]
+  t.equal(told(decideOn(all, { ordered: true })), 'run cheap dear', 'who may not wait is answered, if they can')
+  t.equal(told(decideOn(all, { ordered: true, mayQueue: true })), 'enqueue cheap dear')
+  t.equal(told(decideOn([...all, own('home')], { ordered: true, mayQueue: true }, full)), 'enqueue cheap dear home')
+  const inputs = Array.from({ length: 4 }, (_, at) =>
+    inputOf([limited('cheap', 2), rented('dear')], { request: { id: String(at) }, ordered: true })
+  )
+  t.same(
+    decideAll(inputs, viewOf([limited('cheap', 2), rented('dear')]).view).map(told),
+    ['run cheap dear', 'run cheap dear', 'run dear cheap', 'run dear cheap'],
+    'what one gets the next has not'
+  )
+})
+
+t.test('the only target is one beside which nothing could answer', async t => {
+  const reason = (fleet: readonly Weighed[], given: Case = {}, moment: Moment = {}): unknown => {
+    const decision = decideOn(fleet, given, moment)
+    return decision.action === 'run' && decision.reason
+  }
+  t.equal(reason([rented('cloud')]), 'only_target')
+  t.equal(reason([rented('cloud'), rented('dear')], {}, { denied: ['dear'] }), 'only_sound')
+  t.equal(reason([rented('cloud'), rented('dear')], { ordered: true, request: { maxUsd: 1 } }, { denied: ['dear'] }), 'given_order')
+  const tiers = new Map([
+    ['home/m', 0],
+    ['cloud/m', 1]
+  ])
+  t.equal(reason([own('home', busy), rented('cloud')], { ordered: true, tiers }, full), 'given_order', 'one that is full is no other way')
+})
+
+t.test('without fallbacks also those that it would have to wait for are left out', async t => {
+  const preference = { allowFallbacks: false, order: [], only: [], ignore: [], maxPrice: {}, brokered: [], hints: [], given: {} }
+  const request = { preference: { ...preference, keepsNothing: false, requireParameters: false } }
+  const decision = decideOn([own('home', { busyS: [500, 500] }), rented('cloud'), rented('dear', { outputUsd: 1e-3 })], { request }, full)
+  t.equal(told(decision), 'run cloud')
+  t.same(decision.rejected, [
+    { target: 'home/m', reason: 'no_fallback' },
+    { target: 'dear/m', reason: 'no_fallback' }
+  ])
 })
 
 t.test('an open breaker, a refused key, a missing model and too small a context come last, and only then', async t => {

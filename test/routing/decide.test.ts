@@ -716,6 +716,13 @@ t.test('wishes about providers leave targets out, each with its reason; names of
     t.match(refusalOf(decideOn([own('home')], { request: { preference: { ...wish, ...changes } }, house })), error)
   const dear = decideOn([priced('high', 10)], { request: { preference: { ...wish, maxPrice: { prompt: 1 } } }, house })
   t.match(refusalOf(dear), { code: 'no_target_within_budget', param: 'provider.max_price' })
+  // A price that is another one for long prompts.
+  const tokens = { inputUsdPer1m: 1, outputUsdPer1m: 1, tiers: [{ abovePromptTokens: 1_000, inputUsdPer1m: 50 }] }
+  const tiered = rented('tiered', { price: { source: 'config', tokens } })
+  const preference = { ...wish, maxPrice: { prompt: 2 } }
+  const ofLength = (expected: number) => decideOn([tiered], { request: { preference, prompt: { low: expected, expected } }, house })
+  t.same(rankedIds(ofLength(900)), ['tiered'])
+  t.match(refusalOf(ofLength(5_000)), { code: 'no_target_within_budget' })
 })
 
 t.test('without fallbacks of each model only the first is asked', async t => {
@@ -737,7 +744,41 @@ t.test('without fallbacks of each model only the first is asked', async t => {
     ['b', 0],
     ['c', 1]
   ])
-  t.same(rankedIds(decideOn(targets, { ...alone, ordered: true, tiers })), ['a', 'c'])
+  const two = [rented('a'), rented('b'), rented('c', { model: 'n' })]
+  t.same(rankedIds(decideOn(two, { ...alone, ordered: true, tiers })), ['a', 'c'])
+  t.same(rankedIds(decideOn(targets, { ...alone, ordered: true })), ['a'], 'also in a list of several providers’ same model')
+  t.same(rankedIds(decideOn(two, { ...alone, ordered: true })), ['a', 'c'])
+  t.same(rankedIds(decideOn(two, { ...alone, modelOf: () => 'one and the same' })), ['a'], 'also by another name')
+  const order = { preference: { ...wish, allowFallbacks: false, order: ['b', 'a'] } }
+  t.same(rankedIds(decideOn(targets, { request: order, ordered: true })), ['a', 'b'], 'with an order those that are in it')
+})
+
+t.test('what had its try without fallbacks is no reason to ask, or to wait for, another one of that model', async t => {
+  const targets = [rented('a'), own('b'), own('c', { model: 'n' })]
+  const before = { failed: ['a'], attempts: 1, nanoUsd: 0 }
+  const moment = { inFlight: { b: 2, c: 2 } }
+  const after = (preference: ProviderPreference, among = targets) =>
+    decideOn(among, { request: { preference, before }, moment, mayQueue: true })
+  t.match(after(wish), { action: 'enqueue', feasible: [{ id: 'b' }, { id: 'c' }] })
+  t.match(after({ ...wish, allowFallbacks: false }), {
+    action: 'enqueue',
+    feasible: [{ id: 'c' }],
+    rejected: [
+      { target: 'a', reason: 'no_fallback' },
+      { target: 'b', reason: 'no_fallback' },
+      { target: 'c', reason: 'full' }
+    ]
+  })
+  t.match(after({ ...wish, allowFallbacks: false }, targets.slice(0, 2)), { action: 'refuse' })
+})
+
+t.test('who has failed a request that waits is only asked when nobody else is left', async t => {
+  const before = { failed: ['a'], attempts: 1, nanoUsd: 0 }
+  const given = (moment: Moment) => ({ request: { before }, mayQueue: true, moment })
+  t.same(rankedIds(decideOn([rented('a'), own('b')], given({}))), ['b', 'a'])
+  t.same(rankedIds(decideOn([rented('a'), own('b')], { ...given({}), ordered: true })), ['b', 'a'])
+  t.match(decideOn([rented('a'), own('b')], given({ inFlight: { b: 2 } })), { action: 'enqueue', feasible: [{ id: 'b' }] })
+  t.same(rankedIds(decideOn([rented('a'), own('b')], given({ down: ['b'] }))), ['a'])
 })
 
 t.test('a key’s rights are held against the name that a target was found under', async t => {

@@ -575,7 +575,7 @@ t.test('when nobody can say whether a place is free, the next target is tried, a
   world.now().frames('x', 1)
   world.now().end()
   t.equal(world.log.at(-1), 'over ok')
-  t.match(world.facts, [{ reason: 'own_loaded' }])
+  t.match(world.facts, [{ reason: 'next_best' }])
 
   const alone = createWorld({ targets: [own('home')], claim: away })
   alone.send()
@@ -1174,6 +1174,7 @@ t.test(
         answer: { tokens: 40, ms: 400, concurrency: 1.75 }
       }
     ])
+    t.match(world.settlements[0], { sharedBy: 1.6 }, 'alone for 200 ms of 500')
     two.end(failure('upstream_unavailable'))
     await turn(3)
     t.match(seen[1], { isFailure: true, isBenchmark: true, prompt: null, answer: null })

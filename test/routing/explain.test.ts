@@ -97,7 +97,11 @@ const ran: Explained = {
   chosen: home,
   decidedUs: 41.3
 }
-const call = (completionTokens: number) => ({ settled: { completionTokens } })
+const call = (completionTokens: number, of = home, error: GatewayError | null = null) => ({
+  target: of,
+  error,
+  settled: { completionTokens }
+})
 const over = (changes: object = {}) => ({
   reason: 'cheapest_and_fastest',
   summary: { outcome: 'ok' as const, error: null, target: home, attempts: 1, nanoUsd: 54_000, ttftMs: 250, calls: [call(80)], ...changes },
@@ -164,14 +168,15 @@ t.test('afterwards it says what came, and how far off the forecast was', async t
     out_tokens: 80,
     eta_error_pct: 25,
     within_p90: true,
-    error: null
+    error: null,
+    failed: []
   })
   const late = explain({ ...ran, over: { ...over(), tookMs: 4_601 } }).actual
   t.match(late, { within_p90: false, eta_error_pct: 142 })
   const error = new GatewayError('upstream_unavailable', 'home is gone')
   const failed = explain({
     ...ran,
-    over: over({ outcome: 'failed', error, target: away, attempts: 2, nanoUsd: null, calls: [call(0), call(3)] })
+    over: over({ outcome: 'failed', error, target: away, attempts: 2, nanoUsd: null, calls: [call(0, home, error), call(3, away, error)] })
   })
   t.match(failed.actual, {
     outcome: 'failed',
@@ -181,7 +186,51 @@ t.test('afterwards it says what came, and how far off the forecast was', async t
     out_tokens: 3,
     eta_error_pct: null,
     within_p90: null,
-    error: 'upstream_unavailable'
+    error: 'upstream_unavailable',
+    failed: [
+      { target: 'home/m', error: 'upstream_unavailable' },
+      { target: 'away/m', error: 'upstream_unavailable' }
+    ]
+  })
+})
+
+t.test('how far the forecast was off is told only of the target that it was made for', async t => {
+  t.match(explain({ ...ran, over: over({ target: away, calls: [call(3, away)] }) }).actual, { eta_error_pct: null, within_p90: null })
+  const error = new GatewayError('machine_lost', 'x')
+  const again = { attempts: 2, calls: [call(0, home, error), call(80)] }
+  t.match(explain({ ...ran, over: over(again) }).actual, { target: 'home/m', eta_error_pct: null, failed: [{ error: 'machine_lost' }] })
+  const choices = { attempts: 2, calls: [call(80), call(80)] }
+  t.match(explain({ ...ran, over: over(choices) }).actual, { eta_error_pct: 25, failed: [] })
+})
+
+t.test('who was left out, and whoever had no room in the end, is not among those that could answer', async t => {
+  const decision = ran.decision as Extract<Explained['decision'], { action: 'run' }>
+  const rejected = [{ target: 'away/m', reason: 'no_fallback' as const }]
+  const alone = explain({ ...ran, decision: { ...decision, ranked: [home], rejected } })
+  t.match(alone, { ranked: [], rejected: [{ target: 'away/m', filtered: 'no_fallback' }], why: 'In memory on home, 1 of 2 places used.' })
+  const full = [{ target: 'home/m', reason: 'full' as const }]
+  const passed = explain({ ...ran, chosen: away, decision: { ...decision, rejected: full } })
+  t.match(passed, {
+    chosen: { target: 'away/m' },
+    ranked: [],
+    rejected: [{ target: 'home/m', filtered: 'full' }],
+    why: 'Home/m was full by then. Rented from away.'
+  })
+  const busy = estimate('home', true, { waitS: 3, etaS: 5 })
+  const waits = explain({
+    ...ran,
+    chosen: away,
+    decision: { ...decision, ranked: [away], rejected: full, planned: planned([rented, busy]) }
+  })
+  t.match(waits, { ranked: [{ target: 'home/m', why: /waits for a place/ }], rejected: [] })
+})
+
+t.test('the only target is not said to be one beside others', async t => {
+  const decision = ran.decision as Extract<Explained['decision'], { action: 'run' }>
+  const two = { ...ran, decision: { ...decision, reason: 'only_sound', rejected: [], planned: planned([own]) } }
+  t.match(explain(two), {
+    why: 'In memory on home, 1 of 2 places used: the only one that works.',
+    ranked: [{ target: 'away/m', why: 'tried last: failing lately, or short of room' }]
   })
 })
 
@@ -248,7 +297,10 @@ t.test('a hundred targets with long names fit into 2 kB, and it says how many mo
     request: { ...request, model: 'ü'.repeat(200) },
     chosen: targets[0] as Target,
     decision: { action: 'run', ranked: targets, rejected, reason: 'cheapest', planned: planned(many) },
-    over: over()
+    over: over({
+      attempts: 100,
+      calls: targets.map(each => call(0, each, new GatewayError('upstream_unavailable', 'x', { publicCode: 'x'.repeat(80) })))
+    })
   }
   const stored = explain(large)
   t.ok(Buffer.byteLength(JSON.stringify(stored)) <= 2_048, `${Buffer.byteLength(JSON.stringify(stored))} bytes`)

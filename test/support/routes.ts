@@ -27,7 +27,7 @@ export async function routeTable(corsOrigins: readonly string[]): Promise<readon
   const { app } = await createGateway({
     version: 'test',
     dispatch: { run: unasked, plan: unasked, canCarry: unasked },
-    routes: { preview: unasked, find: unasked },
+    routes: { preview: unasked, find: unasked, submitted: unasked },
     limits: { admit: unasked, headersOf: unasked, close: async () => {} },
     catalog: unasked,
     keyCache: createKeyCache({ find: async () => null, isListening: () => true, now: () => 0 }),

@@ -44,11 +44,14 @@ t.test('what is refused, or would break its own bound there, saves nothing up', 
   const { work } = fleet()
   arrive(warmth, { ...work, maxUsd: 1e-12 }, 50)
   t.equal(warmth.value('box', 'm', 50), 0)
-  // Rented it would keep its bound, at home it would not.
+  // Rented it would keep its bound, at home, where it would be so much faster, it would not.
   const { site } = fleet()
-  const dear = on(site, { loadS: 60, price: { inputUsd: 1, cachedUsd: 1, outputUsd: 1 } })
-  arrive(warmth, workOf([dear, rented('cloud')], { maxUsd: 1 }), 50)
+  const dear = on(site, { loadS: 60, price: { inputUsd: 3e-6, cachedUsd: 3e-6, outputUsd: 4e-6 } })
+  const hurried = { knob: knobs.fast, maxUsd: 2.5e-3 }
+  arrive(warmth, workOf([dear, rented('cloud', { tokenS: 0.2 })], hurried), 50)
   t.equal(warmth.value('box', 'm', 50), 0)
+  arrive(warmth, workOf([dear, rented('cloud', { tokenS: 0.2 })], { ...hurried, maxUsd: 1 }), 1, { fromS: 49 })
+  t.ok(warmth.value('box', 'm', 50) > 0, 'with another bound it would')
   arrive(warmth, work, 1, { fromS: 50 })
   t.ok(warmth.value('box', 'm', 50) > 0)
 })
