@@ -195,6 +195,40 @@ t.test('a place that is handed on goes to the best job that waits for that machi
   t.match(await rows.read(late as string), { status: 'queued' })
 })
 
+t.test('a job that somebody only looks at does not lose its turn by that', async t => {
+  const { id, model, target, lane } = await machine(1)
+  const attemptId = randomUUID()
+  await claim(pool, { jobId: await rows.job({ lane: lane(2) }), processId: me, deviceId: id, attemptId })
+  const [first, second] = await jobs(lane(2), model, [1, 2])
+  const looking = await pool.connect()
+  await looking.query('begin')
+  await looking.query('select from jobs where id = $1 for update', [first])
+  let looks = 0
+  const schedule: WorkerPorts['schedule'] = waiting => {
+    looks++
+    return waiting.map(() => ({ action: 'run', ranked: [target], rejected: [], reason: 'only_target' }))
+  }
+  // Before the second look the other one has found no place for it.
+  const patient = new Proxy(pool, {
+    get(of, name) {
+      if (name !== 'query') return Reflect.get(of, name, of)
+      return async (...asked: [never]) => {
+        if (looks === 2) await looking.query('rollback')
+        return of.query(...asked)
+      }
+    }
+  })
+  const started = start(t, [target], { pool: patient, schedule })
+  await started.candidates.refresh()
+  t.equal(await started.worker.handOver(id, attemptId), true)
+  looking.release()
+  t.same(
+    started.ran.map(({ jobId }) => jobId),
+    [first]
+  )
+  t.match(await rows.read(second as string), { status: 'queued' })
+})
+
 t.test('after the end nothing is claimed, nor handed on', async t => {
   const { id, model, target, lane } = await machine(1)
   const attemptId = randomUUID()
