@@ -3,6 +3,7 @@
 import type { Call } from './bill.ts'
 import { dollarsPerBoxCall, dollarsPerRentedCall } from './fleet.ts'
 import type { SeenJob } from './jobs.ts'
+import { boxSlots } from './machines.ts'
 
 /** GET /v1/costs/summary, as far as it is needed. */
 export interface CostSummary {
@@ -72,7 +73,10 @@ function rentedFault({ cost_usd }: SeenJob, calls: readonly Call[]): Fault | nul
   return paid === calls.length ? null : { isMore: paid > calls.length }
 }
 
-/** A whole answer costs a fixed sum, one that was cut as long as it took, and one whose process died nothing: so bounds. */
+/**
+ * A whole answer costs a fixed sum, shared with those that ran beside it, one that was cut as long as it took, and one whose process died
+ * nothing: so bounds. How many charges there are is counted apart.
+ */
 function boxFault({ cost_usd, status }: SeenJob, calls: readonly Call[]): Fault | null {
   const paid = cost_usd ?? 0
   const cutMs = calls.reduce((sum, { cut, beganAt, endedAt }) => sum + (cut ? (endedAt ?? beganAt) - beganAt : 0), 0)
@@ -80,5 +84,5 @@ function boxFault({ cost_usd, status }: SeenJob, calls: readonly Call[]): Fault 
   // A cut is noticed on both sides, a little later on one of them.
   const most = dollarsPerBoxCall * (whole + (cutMs + 1_000 * (calls.length - whole)) / 1_000) + 1e-9
   if (paid > most) return { isMore: true }
-  return status === 'done' && paid < dollarsPerBoxCall - 1e-9 ? { isMore: false } : null
+  return status === 'done' && paid < dollarsPerBoxCall / boxSlots - 1e-9 ? { isMore: false } : null
 }

@@ -1,5 +1,6 @@
 // What machines have in memory is commanded: a model that pays is loaded, one in use stays, a load that hangs stops nothing else.
 
+import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { type Machine, startMachine } from '../fleet/fleet.ts'
 import type { ModelSpec } from '../fleet/machine.ts'
@@ -11,6 +12,7 @@ import { until } from '../support/wait.ts'
 
 type Json = Record<string, unknown>
 const gb = 1024 ** 3
+const rentedMs = 700
 
 function model(name: string, changes: Partial<ModelSpec> = {}): ModelSpec {
   return { name, loadMs: 300, promptTokensPerS: 1e5, tokensPerS: 500, slowdown: 0, bytes: 0.5 * gb, contextTokens: 4_096, ...changes }
@@ -21,9 +23,14 @@ async function house(t: Test, models: readonly ModelSpec[], { vramGb = 24, outpu
   const { url: databaseUrl, pool } = await createDatabase(t)
   const machine = await startMachine(t, { models, slots: 4, answerTokens })
   const names = models.map(({ name }) => name)
+  const answer = speak()
   const cloud = await startCompatible(t, {
     models: names.map(id => ({ id, object: 'model', created: 1, owned_by: 'x' })),
-    behaviour: speak()
+    // As long as a rented model usually takes: one that answers at once would be worth no load.
+    behaviour: async (call, response, request) => {
+      await sleep(rentedMs)
+      return answer(call, response, request)
+    }
   })
   const [first] = names
   await fetch(`${machine.url}/api/generate`, { method: 'POST', body: JSON.stringify({ model: first, keep_alive: '1h' }) })
