@@ -123,6 +123,8 @@ async function starts(): Promise<number[]> {
       if (request.url === '/api/version') return response.end('{"version":"0.20.0"}')
       if (request.url === '/api/ps') return response.end('{"models":[]}')
       if (request.url === '/api/show') return response.end(JSON.stringify({ capabilities: ['completion'], model_info: {}, details: {} }))
+      // A command to load it, ahead of its requests.
+      if (request.url === '/api/generate') return response.end('{"done":true}')
       const body = JSON.parse(Buffer.concat(chunks).toString())
       heard.set(body.messages[0].content, performance.now())
       response.end(
