@@ -25,9 +25,15 @@ const t = { teardown: (end: () => unknown) => void endings.push(end) }
 const model = 'llama3.2:3b'
 
 // 1. machines that go away
-const killed = await goings(isQuick ? 6 : 60, machine => machine.kill())
+const killed = await goings(isQuick ? 6 : 60, { go: machine => machine.kill(), back: machine => machine.restart() })
 add({ ...timesRow('a machine is killed (SIGKILL): its job runs elsewhere', timesOf(killed), { p99: 2_000 }) })
-const frozen = await goings(isQuick ? 3 : 40, async machine => machine.freeze())
+const frozen = await goings(isQuick ? 3 : 40, {
+  go: async machine => machine.freeze(),
+  async back(machine) {
+    machine.thaw()
+    return machine
+  }
+})
 add({ ...timesRow('a machine is frozen (SIGSTOP): its job runs elsewhere', timesOf(frozen), { p99: 5_000 }) })
 
 // 2. what watching them costs
@@ -58,7 +64,10 @@ publish(new URL('results-fleet.md', import.meta.url), `Fleet${isQuick ? ' (quick
 process.exit(rows.every(({ isMet }) => isMet) ? 0 : 1)
 
 /** From the moment a machine goes to the moment that another hears of the job that ran there, ms. */
-async function goings(count: number, go: (machine: Machine) => Promise<void>): Promise<number[]> {
+async function goings(
+  count: number,
+  { go, back }: { readonly go: (machine: Machine) => Promise<void>; readonly back: (machine: Machine) => Promise<Machine> }
+): Promise<number[]> {
   const spec = {
     models: [{ name: model, loadMs: 0, promptTokensPerS: 1e6, tokensPerS: 20, slowdown: 0 }],
     slots: 4,
@@ -88,8 +97,7 @@ async function goings(count: number, go: (machine: Machine) => Promise<void>): P
     await until(async () => prompts(await other.bill()) > before)
     times.push(performance.now() - began)
     await gateway.fetch(`/v1/jobs/${id}/cancel`, { method: 'POST' })
-    machines[where].thaw()
-    machines[where] = await machines[where].restart().catch(() => machines[where])
+    machines[where] = await back(machines[where])
   }
   await gateway.stop()
   for (const machine of Object.values(machines)) await machine.kill()

@@ -69,7 +69,7 @@ export function publish(file: URL, title: string, label: string, rows: readonly 
   const before = read(file)
   const others = before.split(/^(?=## )/m).filter(part => part.startsWith('## ') && !part.startsWith(`## ${title}\n`))
   const head = before.split(/^## /m)[0] ?? ''
-  writeFileSync(file, `${head.trim() === '' ? '# Measurements of the queue\n' : head.trim()}\n\n${[...others, table].join('').trim()}\n`)
+  writeFileSync(file, `${head.trim() === '' ? '# Measurements\n' : head.trim()}\n\n${[...others, table].join('').trim()}\n`)
 }
 
 function read(file: URL): string {

@@ -294,18 +294,23 @@ function comparison(other: Estimate, chosen: Estimate, isByScore: boolean): stri
 
 /** What of it makes it slower, where one part is most of it. */
 function mostly(other: Estimate, chosen: Estimate): string {
-  const parts = [
-    [other.option.site.own === null ? 'waits for its limit' : 'waits for a place', other.waitS - chosen.waitS],
-    ['loads the model', other.loadS - chosen.loadS],
-    ['reads the prompt', other.prefillS - chosen.prefillS],
-    ['writes slower', other.decodeS - chosen.decodeS]
-  ] as const
-  const [what, most] = parts.toSorted((one, next) => next[1] - one[1])[0] as (typeof parts)[number]
-  return most > (other.etaS - chosen.etaS) / 2 ? ` (${what})` : ''
+  let most = 0
+  let what = ''
+  const part = (seconds: number, name: string): void => {
+    if (seconds <= most) return
+    most = seconds
+    what = name
+  }
+  part(other.waitS - chosen.waitS, other.option.site.own === null ? ' (waits for its limit)' : ' (waits for a place)')
+  part(other.loadS - chosen.loadS, ' (loads the model)')
+  part(other.prefillS - chosen.prefillS, ' (reads the prompt)')
+  part(other.decodeS - chosen.decodeS, ' (writes slower)')
+  return most > (other.etaS - chosen.etaS) / 2 ? what : ''
 }
 
 /** Those that only a bound of the request left out stand first: they say what it would take. */
 function rejectedTargets({ rejected, planned }: Decision, named: ReadonlySet<string | undefined>): RejectedTarget[] {
+  if (rejected.length === 0) return []
   const estimates = new Map((planned?.without ?? []).map(({ option, estimate }) => [option.id, estimate]))
   const reasons = new Map(rejected.map(({ target, reason }) => [target, reason]))
   return [...reasons]

@@ -172,7 +172,7 @@ t.test('while a machine reads a long prompt and answers /api/version after 2 s, 
   const streams = gateways.flatMap(({ gateway }) => [streamOn(gateway, 'busy'), streamOn(gateway, 'busy')])
   await until('all to be read', () => busy.reading() === 4)
   const since = { asked: busy.askers.length, answered: busy.answered() }
-  // Twice a second from each of the two, so for more than 6 s; 3.5 s of silence are enough to be given up. The last few are on their way.
+  // Twice a second from each of the two, so for more than 6 s; 3 s of silence are enough to be given up. The last few are on their way.
   await until('14 late answers for each of the two', () => (countsOf(busy.askers.slice(since.asked, -8))[1] ?? 0) >= 14, 30_000)
   t.ok(busy.answered() - since.answered >= 20, `${busy.answered() - since.answered} late answers`)
   t.equal(busy.reading(), 4, 'no stream was cut')

@@ -26,7 +26,11 @@ const program = fileURLToPath(new URL('machine.ts', import.meta.url))
 export async function startMachine(t: Pick<Test, 'teardown'>, spec: MachineSpec): Promise<Machine> {
   const child: ChildProcess = spawn(process.execPath, [program, JSON.stringify(spec)], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => end(child))
-  const [line] = (await once(createInterface({ input: child.stdout as NodeJS.ReadableStream }), 'line')) as [string]
+  const ended = once(child, 'exit').then(([code]) => {
+    throw new Error(`The machine ended with ${code} before it was ready.`)
+  })
+  const [line] = (await Promise.race([once(createInterface({ input: child.stdout as NodeJS.ReadableStream }), 'line'), ended])) as [string]
+  ended.catch(() => {})
   const { port } = JSON.parse(line) as { port: number }
   const url = `http://${spec.host ?? '127.0.0.1'}:${port}`
   return {

@@ -37,13 +37,13 @@ function healthy(): Pulse {
   return pulse
 }
 
-t.test('a machine that falls silent is down between 3.5 and 4.5 s later', async t => {
+t.test('a machine that falls silent is down between 3 and 4 s later', async t => {
   for (const after of [0, 100, 250, 490]) {
     const pulse = healthy()
     live(pulse, 10_010, after, () => 10)
     const downAt = live(pulse, 10_020 + after, 10_000, () => null)
     const tookMs = (downAt ?? Number.NaN) - 10_020 - after
-    t.ok(tookMs >= 3_000 && tookMs <= 4_500, `${tookMs} ms`)
+    t.ok(tookMs >= 2_900 && tookMs <= 4_000, `${tookMs} ms`)
     t.same(pulse.verdict(30_000), { state: 'down', why: 'silent' })
   }
 })
