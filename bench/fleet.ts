@@ -117,6 +117,8 @@ async function submit(gateway: BenchGateway, content: string): Promise<string> {
 /** Percent of a core that a gateway takes which has nothing to do but to look after so many machines. */
 async function cpuWith(count: number): Promise<number> {
   const servers = Array.from({ length: count }, answering)
+  // As Ollama, which closes no connection by itself.
+  for (const server of servers) server.keepAliveTimeout = 0
   await Promise.all(servers.map((server, number) => listening(server, `127.0.2.${number + 1}`, 21_500)))
   const machines = Object.fromEntries(
     Array.from({ length: count }, (_, number) => [`box${number}`, { url: `http://127.0.2.${number + 1}:21500` }])

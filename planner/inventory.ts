@@ -1,5 +1,6 @@
 // Knows which models are where: asks every upstream, again and again, and swaps the catalog whole when something changed.
 
+import { isDeepStrictEqual } from 'node:util'
 import { type Alias, type Catalog, createCatalog } from '../routing/catalog.ts'
 import { chooseContextTokens } from '../routing/context-size.ts'
 import { type GatewayError, toGatewayError } from '../routing/errors.ts'
@@ -186,12 +187,15 @@ export function createInventory(ports: InventoryPorts): Inventory {
       // Left out, or changed, while it was asked.
       if (states.get(upstream.id)?.upstream !== upstream) return
       if (upstream === ports.candidate && !state.listed) await ports.saveDevice(upstream)
-      state.models = upstream.device === null ? models : await ports.saveModels(upstream, models)
+      const stored = upstream.device === null ? models : await ports.saveModels(upstream, models)
+      const isSame = state.listed && isDeepStrictEqual(stored, state.models)
+      if (!isSame) state.models = stored
       state.listed = true
       if (state.error !== null) ports.onState(upstream, null)
       state.error = null
       ports.onListed(upstream.id, askedAtMs)
-      catalog = build()
+      // Of a hundred machines that are asked again and again nearly all say what they said before.
+      if (!isSame) catalog = build()
     } catch (thrown) {
       const error = toGatewayError(thrown)
       // A candidate that never answered is not missing, it is just not there.

@@ -18,16 +18,27 @@ export interface Joins {
 
 /** `overrides`: name -> canonical name, as the configuration has it. */
 export function createJoins(overrides: ReadonlyMap<string, string>): (listed: readonly Listed[]) => Joins {
+  // Every machine's list comes anew now and then, and those of all others are the same as before.
+  const read = new WeakMap<ModelListing, { readonly adapter: string; readonly named: NamedModel[] }>()
   let of = ''
-  let known: Joins = { others: new Map(), told: { joined: [], guesses: [], moreGuesses: false } }
+  let joins: Joins = { others: new Map(), told: { joined: [], guesses: [], moreGuesses: false } }
+
+  function known(upstream: Upstream, listing: ModelListing): NamedModel[] {
+    const before = read.get(listing)
+    if (before?.adapter === upstream.adapter) return before.named
+    const named = namedOf(upstream, listing)
+    read.set(listing, { adapter: upstream.adapter, named })
+    return named
+  }
+
   return listed => {
-    const names = listed.flatMap(({ upstream, listings }) => listings.flatMap(listing => namedOf(upstream, listing)))
+    const names = listed.flatMap(({ upstream, listings }) => listings.flatMap(listing => known(upstream, listing)))
     const now = JSON.stringify(names)
     if (now !== of) {
       of = now
-      known = joinsOf(joinModels(names, overrides))
+      joins = joinsOf(joinModels(names, overrides))
     }
-    return known
+    return joins
   }
 }
 
