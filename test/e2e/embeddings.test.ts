@@ -220,7 +220,7 @@ t.test('a text that is too long is the fault of the input', async t => {
   // As Ollama says it with truncate: false.
   ollama.others.set('/api/embed', answerJson(400, { error: 'the input length exceeds the context length' }))
   t.match((await ask({ model: 'nomic-embed-text', input: 'x'.repeat(4_000) })).error, { code: 'context_length_exceeded', param: 'input' })
-  t.match(ollama.calls.at(-1)?.body, { truncate: false })
+  t.match(ollama.calls.findLast(({ path }) => path === '/api/embed')?.body, { truncate: false })
   const said = "This model's maximum context length is 8192 tokens, however you requested 8193 tokens."
   openai.others.set('/embeddings', answerJson(400, { error: { message: said, type: 'invalid_request_error', param: null, code: null } }))
   t.match((await ask({ model: 'text-embedding-3-small', input })).error, { code: 'context_length_exceeded', param: 'input' })

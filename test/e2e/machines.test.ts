@@ -194,7 +194,7 @@ t.test('a picture of 4 MB passes, and is not counted as text', async t => {
     }
   })
   t.equal(answer.status, 200, await answer.clone().text())
-  const sent = ollama.calls.at(-1)?.body.messages as { content: string; images: string[] }[]
+  const sent = ollama.calls.findLast(({ body }) => body.messages !== undefined)?.body.messages as { content: string; images: string[] }[]
   t.equal(sent[0]?.images[0]?.length, data.length)
   t.equal(sent[0]?.content, 'What is this?')
 })
