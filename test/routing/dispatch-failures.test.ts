@@ -10,65 +10,26 @@ import { uuidv7 } from '../../routing/ids.ts'
 import { createLoad } from '../../routing/load.ts'
 import type { Reply, ReplyFacts, RouteRecord, RouteStart, RunSummary } from '../../routing/ports.ts'
 import type { ProviderPreference } from '../../routing/preference.ts'
-import type { Adapter, Attempt, AttemptObserver, Caller, ModelRequest, Target } from '../../routing/types.ts'
+import type { Adapter, Attempt, AttemptObserver, ModelRequest, Target } from '../../routing/types.ts'
+import { caller, requestFor as plainRequest, targetOn } from './dispatch-stage.ts'
 
-const caller: Caller = { keyId: 'key', source: 'me', subSource: null, kind: 'source', models: null, providers: null }
-
+/** A machine of one place where no price is given, otherwise a provider. */
 function target(id: string, usdPer1m: number | null, model = 'm'): Target {
   const own = usdPer1m === null
-  return {
-    id: `${id}/${model}`,
-    model,
-    contextTokens: null,
-    maxOutputTokens: null,
-    features: null,
-    operations: ['chat'],
-    loaded: true,
-    price: own
-      ? { source: 'electricity', tokens: null }
-      : { source: 'config', tokens: { inputUsdPer1m: usdPer1m, outputUsdPer1m: usdPer1m } },
-    createdAt: 0,
-    upstream: {
-      id,
-      adapter: 'fake',
-      own,
-      baseUrl: '',
-      apiKey: null,
-      headers: {},
-      device: own ? { id: `${id}-box`, maxConcurrency: 1, watts: 1, vramGb: null, ramGb: null, keepAlive: null, numCtx: null } : null,
-      timeouts: { connectMs: 1, firstTokenMs: 1, idleMs: 1, totalMs: 1 },
-      models: null,
-      auto: [],
-      streamUsage: true,
-      registryId: null
-    }
-  }
+  const price: Target['price'] = own
+    ? { source: 'electricity', tokens: null }
+    : { source: 'config', tokens: { inputUsdPer1m: usdPer1m, outputUsdPer1m: usdPer1m } }
+  const { device } = targetOn(id, {}, { own }).upstream
+  const upstream = { own, device: device === null ? null : { ...device, maxConcurrency: 1 } }
+  return targetOn(id, { id: `${id}/${model}`, model, operations: ['chat'], price }, upstream)
 }
 
 const box = target('box', null)
 const cheap = target('cheap', 5)
 const dear = target('dear', 900)
 
-function requestFor(more: Partial<ModelRequest> = {}): ModelRequest {
-  return {
-    id: uuidv7(Date.now()),
-    operation: 'chat',
-    choices: 1,
-    input: null,
-    embedding: null,
-    body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
-    model: 'm',
-    stream: false,
-    includeUsage: false,
-    streamOptions: null,
-    maxOutputTokens: 500,
-    needs: [],
-    prompt: { low: 1, expected: 10 },
-    longest: { low: 1, expected: 10 },
-    localOnly: false,
-    ...more
-  }
-}
+const requestFor = (more: Partial<ModelRequest> = {}): ModelRequest =>
+  plainRequest({ id: uuidv7(Date.now()), stream: false, maxOutputTokens: 500, ...more })
 
 const alone: ProviderPreference = {
   order: [],

@@ -7,55 +7,11 @@ import { createDispatch, type DispatchPorts } from '../../routing/dispatch.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import { createLoad } from '../../routing/load.ts'
 import type { Reply, RunSummary } from '../../routing/ports.ts'
-import type { Adapter, Attempt, AttemptObserver, Caller, ModelRequest, Target } from '../../routing/types.ts'
+import type { Adapter, Attempt, AttemptObserver, ModelRequest, Target } from '../../routing/types.ts'
+import { caller, requestFor, targetOn } from './dispatch-stage.ts'
 
-const caller: Caller = { keyId: 'key', source: 'me', subSource: null, kind: 'source', models: null, providers: null }
-
-function target(id: string, own = true): Target {
-  return {
-    id: `${id}/m`,
-    model: 'm',
-    contextTokens: null,
-    maxOutputTokens: null,
-    features: null,
-    operations: ['chat'],
-    loaded: false,
-    price: { source: 'unknown', tokens: null },
-    createdAt: 0,
-    upstream: {
-      id,
-      adapter: 'fake',
-      own,
-      baseUrl: '',
-      apiKey: null,
-      headers: {},
-      device: own ? { id: `${id}-box`, maxConcurrency: 2, watts: 1, vramGb: null, ramGb: null, keepAlive: null, numCtx: null } : null,
-      timeouts: { connectMs: 1, firstTokenMs: 1, idleMs: 1, totalMs: 1 },
-      models: null,
-      auto: [],
-      streamUsage: true,
-      registryId: null
-    }
-  }
-}
-
-const request: ModelRequest = {
-  id: 'request',
-  operation: 'chat',
-  choices: 1,
-  input: null,
-  embedding: null,
-  body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
-  model: 'm',
-  stream: true,
-  includeUsage: false,
-  streamOptions: null,
-  maxOutputTokens: null,
-  needs: [],
-  prompt: { low: 1, expected: 10 },
-  longest: { low: 1, expected: 10 },
-  localOnly: false
-}
+const target = (id: string, own = true): Target => targetOn(id, { operations: ['chat'], loaded: false }, { own })
+const request = requestFor()
 
 function catalogOf(targets: readonly Target[]): Catalog {
   return createCatalog({

@@ -5,77 +5,14 @@ import { type ErrorCode, type ErrorOptions, GatewayError } from '../../routing/e
 import { createLoad } from '../../routing/load.ts'
 import type { Reply, ReplyFacts, RunSummary, Settlement } from '../../routing/ports.ts'
 import type { PriceBook } from '../../routing/targets.ts'
-import type {
-  Adapter,
-  Attempt,
-  AttemptEnd,
-  AttemptHandle,
-  AttemptObserver,
-  Caller,
-  ModelRequest,
-  Target,
-  Upstream,
-  Usage
-} from '../../routing/types.ts'
+import type { Adapter, Attempt, AttemptEnd, AttemptHandle, AttemptObserver, ModelRequest, Target, Usage } from '../../routing/types.ts'
 import { fc } from '../support/properties.ts'
+import { caller, requestFor, targetOn } from './dispatch-stage.ts'
 
 const prices: PriceBook = { configured: new Map(), registered: () => null }
-const caller: Caller = { keyId: 'key', source: 'me', subSource: null, kind: 'source', models: null, providers: null }
-
-function targetOn(id: string, changes: Partial<Target> = {}, upstream: Partial<Upstream> = {}): Target {
-  const own = upstream.own ?? false
-  return {
-    id: `${id}/m`,
-    model: 'm',
-    contextTokens: null,
-    maxOutputTokens: null,
-    features: null,
-    operations: ['chat', 'complete'],
-    loaded: true,
-    price: { source: 'unknown', tokens: null },
-    createdAt: 0,
-    ...changes,
-    upstream: {
-      id,
-      adapter: 'fake',
-      own,
-      baseUrl: '',
-      apiKey: null,
-      headers: {},
-      device: own ? { id: `${id}-box`, maxConcurrency: 2, watts: 1, vramGb: null, ramGb: null, keepAlive: null, numCtx: null } : null,
-      timeouts: { connectMs: 1, firstTokenMs: 1, idleMs: 1, totalMs: 1 },
-      models: null,
-      auto: [],
-      streamUsage: true,
-      registryId: null,
-      ...upstream
-    }
-  }
-}
 
 const rented = (id: string, changes: Partial<Target> = {}) => targetOn(id, changes)
 const own = (id: string, changes: Partial<Target> = {}) => targetOn(id, changes, { own: true })
-
-function requestFor(changes: Partial<ModelRequest> = {}): ModelRequest {
-  return {
-    id: 'request',
-    operation: 'chat',
-    choices: 1,
-    input: null,
-    embedding: null,
-    body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
-    model: 'm',
-    stream: true,
-    includeUsage: false,
-    streamOptions: null,
-    maxOutputTokens: null,
-    needs: [],
-    prompt: { low: 1, expected: 10 },
-    longest: changes.prompt ?? { low: 1, expected: 10 },
-    localOnly: false,
-    ...changes
-  }
-}
 
 const usage: Usage = { promptTokens: 3, completionTokens: 2, cachedTokens: 0, reasoningTokens: 0, providerNanoUsd: null, busyMs: null }
 const usageEvent = Buffer.from('data: {"choices":[],"usage":{"prompt_tokens":3}}\n\n')
