@@ -133,9 +133,13 @@ const hostilities: Readonly<Record<string, Hostility>> = {
   }
 }
 
-/** One behaviour at two addresses; what is read of its answers, and which are open. */
+/**
+ * One behaviour at two addresses; what is read of its answers, and which are open. The second, which the
+ * configuration names, goes on saying its version while `isUp`: a machine that misses its probes is soon down,
+ * and then what its lists and chats do is not asked any more.
+ */
 async function startHostile(t: Test) {
-  const state = { behaviour: answer, open: 0, mostBytes: 0, prompts: [] as string[] }
+  const state = { behaviour: answer, isUp: true, open: 0, mostBytes: 0, prompts: [] as string[] }
   const addresses = [machineAddress(1), machineAddress(2)] as const
   for (const address of addresses) {
     await listening(t, address, (request, response) => {
@@ -148,7 +152,8 @@ async function startHostile(t: Test) {
         state.mostBytes = Math.max(state.mostBytes, socket.bytesWritten - before)
       })
       // Read to its end first, as servers do.
-      request.resume().on('end', () => state.behaviour(request, response))
+      const isProbe = address === addresses[1] && request.url === '/api/version'
+      request.resume().on('end', () => (isProbe && state.isUp ? answer : state.behaviour)(request, response))
     })
   }
   return { state, found: addresses[0], configured: addresses[1] }
@@ -264,6 +269,7 @@ t.test('hostile machines are marked, cost bounded memory, and no one else notice
   }
 
   state.behaviour = (hostilities['an endless body'] as Hostility).behaviour('')
+  state.isUp = false
   // A machine of the configuration whose version has no end: it is there, but it never gives an answer.
   await until('it to be declared down', async () => {
     await gateway.fetch('/v1/devices/offline', { json: { device_id: 'set' } })
