@@ -1,9 +1,10 @@
 // One answer out of several calls: `n`, or a list of prompts, on a target that gives one choice at a time.
 
 import { eachEvent, sseData } from '../outbound/sse.ts'
-import type { Dispatch, Run } from '../routing/dispatch.ts'
+import type { Dispatch } from '../routing/dispatch.ts'
 import { GatewayError } from '../routing/errors.ts'
 import type { Reply, ReplyFacts, RunSummary } from '../routing/ports.ts'
+import type { Run } from '../routing/run.ts'
 import { estimateTokens } from '../routing/tokens.ts'
 import type { Caller, Feature, ModelRequest, Target, Usage } from '../routing/types.ts'
 import { readBody } from './body.ts'

@@ -2,10 +2,10 @@
 
 import type { ServerResponse } from 'node:http'
 import { formatUsd } from '../routing/cost.ts'
-import type { Run } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import { deadlineExceeded } from '../routing/patience.ts'
 import type { Reply, ReplyFacts, RunSummary } from '../routing/ports.ts'
+import type { Run } from '../routing/run.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { Patience } from '../routing/types.ts'
 import { type RequestContext, standardHeaders } from './context.ts'

@@ -1,9 +1,9 @@
 // Requests that found every machine full, while their clients hold the line: each waits as a job of ours, and runs here when its turn comes.
 
-import type { Overflow, Run } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import { deadlineExceeded } from '../routing/patience.ts'
 import type { CallRecord, Reply, RunSummary } from '../routing/ports.ts'
+import type { Overflow, Run } from '../routing/run.ts'
 import type { ModelRequest } from '../routing/types.ts'
 import type { JobRow } from '../store/jobs/submit.ts'
 import { isConnectionError } from '../store/pool.ts'

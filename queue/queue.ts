@@ -1,8 +1,9 @@
 // The queue of one process, put together: what it submits, what it runs, what waits in it, and what it tells the others.
 
 import type { Catalog } from '../routing/catalog.ts'
-import type { Dispatch, Overflow, Scheduling } from '../routing/dispatch.ts'
+import type { Dispatch, Scheduling } from '../routing/dispatch.ts'
 import type { Load } from '../routing/load.ts'
+import type { Overflow } from '../routing/run.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { Caller, ModelRequest, Target } from '../routing/types.ts'
 import { changedChannel, fromProcess, jobsChannel, notify, toProcess } from '../store/channels.ts'

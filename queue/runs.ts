@@ -1,10 +1,11 @@
 // The attempts that run here: begun when they were claimed for us, stopped when they are not ours any more, finished when they end.
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Claimed, Dispatch, Run } from '../routing/dispatch.ts'
+import type { Dispatch } from '../routing/dispatch.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import { actualCharge } from '../routing/fair.ts'
 import type { Reply } from '../routing/ports.ts'
+import type { Claimed, Run } from '../routing/run.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { Caller, ModelRequest, Target } from '../routing/types.ts'
 import { type ClaimedJob, claimedJobs } from '../store/jobs/claim.ts'

@@ -13,10 +13,11 @@ import { type OnSubmitted, registerJobs } from '../../gateway/routes/jobs.ts'
 import { createStreams, type Streams } from '../../gateway/streams.ts'
 import type { EventId, JobRecord, JobScope, Jobs, JobWatch, NewJob } from '../../queue/types.ts'
 import { createCatalog } from '../../routing/catalog.ts'
-import { createDispatch, type Dispatch, type DispatchPorts } from '../../routing/dispatch.ts'
+import { createDispatch, type Dispatch } from '../../routing/dispatch.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import { uuidv7 } from '../../routing/ids.ts'
 import { createLoad } from '../../routing/load.ts'
+import type { RunPorts } from '../../routing/run.ts'
 import type { Feature, Operation, Target, Upstream } from '../../routing/types.ts'
 import { type KeyRecord, noRules } from '../../store/keys.ts'
 
@@ -130,7 +131,7 @@ export function planning(full: readonly string[] = []): Dispatch {
     localOnly: false,
     now: () => 0,
     random: () => 0
-  } as unknown as DispatchPorts)
+  } as unknown as RunPorts)
 }
 
 export function recordOf(job: Partial<JobRecord> = {}): JobRecord {

@@ -4,12 +4,13 @@ import t from 'tap'
 import { type Brain, createBrain } from '../../routing/brain/brain.ts'
 import { type Explanation, explain } from '../../routing/brain/explain.ts'
 import { createCatalog } from '../../routing/catalog.ts'
-import { type Claimed, createDispatch, type DispatchPorts } from '../../routing/dispatch.ts'
+import { createDispatch } from '../../routing/dispatch.ts'
 import { type ErrorCode, GatewayError } from '../../routing/errors.ts'
 import { uuidv7 } from '../../routing/ids.ts'
 import { createLoad } from '../../routing/load.ts'
 import type { Reply, ReplyFacts, RouteRecord, RouteStart, RunSummary } from '../../routing/ports.ts'
 import type { ProviderPreference } from '../../routing/preference.ts'
+import type { Claimed, RunPorts } from '../../routing/run.ts'
 import type { Adapter, Attempt, AttemptObserver, ModelRequest, Target } from '../../routing/types.ts'
 import { caller, requestFor as plainRequest, targetOn } from './dispatch-stage.ts'
 
@@ -49,7 +50,7 @@ interface House {
   readonly aliases?: Readonly<Record<string, readonly string[]>>
   readonly claim?: (deviceId: string) => boolean
   readonly mayWait?: boolean
-  readonly ports?: Partial<DispatchPorts>
+  readonly ports?: Partial<RunPorts>
 }
 
 /** A dispatch with a brain of its own, whose calls end as the test says. */

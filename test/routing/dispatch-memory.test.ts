@@ -3,10 +3,11 @@
 import t from 'tap'
 import { type Brain, createBrain } from '../../routing/brain/brain.ts'
 import { type Catalog, createCatalog } from '../../routing/catalog.ts'
-import { createDispatch, type DispatchPorts } from '../../routing/dispatch.ts'
+import { createDispatch } from '../../routing/dispatch.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import { createLoad } from '../../routing/load.ts'
 import type { Reply, RunSummary } from '../../routing/ports.ts'
+import type { RunPorts } from '../../routing/run.ts'
 import type { Adapter, Attempt, AttemptObserver, ModelRequest, Target } from '../../routing/types.ts'
 import { caller, requestFor, targetOn } from './dispatch-stage.ts'
 
@@ -27,7 +28,7 @@ function catalogOf(targets: readonly Target[]): Catalog {
 }
 
 /** A dispatch whose machines are prepared as the test says. */
-function house(targets: readonly Target[], more: Partial<DispatchPorts> = {}) {
+function house(targets: readonly Target[], more: Partial<RunPorts> = {}) {
   const said: string[] = []
   const calls: { readonly attempt: Attempt; readonly observer: AttemptObserver; isOver: boolean }[] = []
   const preparing: PromiseWithResolvers<boolean>[] = []

@@ -1,9 +1,10 @@
 import t from 'tap'
 import { type Alias, createCatalog } from '../../routing/catalog.ts'
-import { createDispatch, type DispatchPorts, type Run } from '../../routing/dispatch.ts'
+import { createDispatch } from '../../routing/dispatch.ts'
 import { type ErrorCode, type ErrorOptions, GatewayError } from '../../routing/errors.ts'
 import { createLoad } from '../../routing/load.ts'
 import type { Reply, ReplyFacts, RunSummary, Settlement } from '../../routing/ports.ts'
+import type { Run, RunPorts } from '../../routing/run.ts'
 import type { PriceBook } from '../../routing/targets.ts'
 import type { Adapter, Attempt, AttemptEnd, AttemptHandle, AttemptObserver, ModelRequest, Target, Usage } from '../../routing/types.ts'
 import { fc } from '../support/properties.ts'
@@ -41,7 +42,7 @@ interface World {
   readonly journal?: 'broken'
   readonly nanoUsd?: number | null
   readonly vectorSpaces?: Readonly<Record<string, string>>
-  readonly ports?: Partial<DispatchPorts>
+  readonly ports?: Partial<RunPorts>
   /** Whatever the reply is told, before it is written down; may act on the run. */
   readonly onReply?: (what: string, run: () => Run | null) => void
   readonly full?: () => boolean
@@ -115,7 +116,7 @@ function createWorld(world: World) {
   const errors: GatewayError[] = []
   const dimensions = new Map<string, number>()
   const claim = world.claim ?? (() => Promise.resolve(true))
-  const ports: DispatchPorts = {
+  const ports: RunPorts = {
     catalog: () => catalog,
     adapters: new Map([['fake', adapter]]),
     health: {
