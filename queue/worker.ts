@@ -1,31 +1,24 @@
 // The loop that gives jobs to machines: the best job that something free can run, again and again until there is none.
 
-import { LRUCache } from 'lru-cache'
-import { workAtMost } from '../routing/brain/plan.ts'
 import type { Decision } from '../routing/decide.ts'
 import { GatewayError } from '../routing/errors.ts'
 import { providerOf } from '../routing/targets.ts'
-import type { Caller, ModelRequest, Target } from '../routing/types.ts'
+import type { ModelRequest, Target } from '../routing/types.ts'
 import { type Candidate, setAside } from '../store/jobs/candidates.ts'
 import { claimJob } from '../store/jobs/claim.ts'
 import type { Pool } from '../store/pool.ts'
 import type { Candidates } from './candidates.ts'
 import type { Reach } from './lanes.ts'
 import { isConfined } from './lasting.ts'
+import { askedOf, createLooks, type Decisions, type LookPorts } from './look.ts'
 import type { Notices } from './notices.ts'
 import { jobClasses } from './types.ts'
 
-export interface WorkerPorts {
+export interface WorkerPorts extends LookPorts {
   readonly pool: Pool
   readonly processId: string
   readonly candidates: Candidates
   readonly notices: Notices
-  /** What would be done with each of these now, in this order; full machines are a reason to wait. */
-  readonly schedule: (waiting: readonly { readonly request: ModelRequest; readonly caller: Caller }[]) => readonly Decision[]
-  /** What was decided about the first of those that wait, so that each is told when its turn comes. */
-  readonly planned: (jobs: readonly Candidate[], decisions: readonly Decision[]) => void
-  /** Jobs that nobody looked at before, with what was decided. */
-  readonly arrived: (decision: Decision) => void
   /** The machine said that it is full: what is decided from now on knows it. */
   readonly full: (deviceId: string) => void
   /** An attempt of ours will run on this target as soon as its request is read: what is decided from now on knows it. */
@@ -44,7 +37,6 @@ export interface WorkerPorts {
   readonly refuse: (refused: readonly Refused[]) => Promise<void>
   readonly mendTickets: (ids: readonly string[]) => Promise<void>
   readonly newId: () => string
-  readonly now: () => number
   readonly log: (message: string, error: unknown) => void
 }
 
@@ -74,19 +66,8 @@ type Claimed =
   { readonly what: 'claimed' | 'gone'; readonly over: readonly Candidate[] } | { readonly what: 'waits' }
 type Placed = Claimed | { readonly what: 'refused'; readonly error: GatewayError } | { readonly what: 'aside' }
 
-interface Decisions {
-  /** More jobs of the same look. */
-  add(jobs: readonly Candidate[]): void
-  /** These are dealt with. */
-  drop(jobs: readonly Candidate[]): void
-  of(job: Candidate): Decision
-  /** Something has changed. */
-  again(): void
-}
-
 // A job whose machines turn out to be full one after the other waits for the next look.
 const triesAtMost = 16
-const arrivedAtMost = 20_000
 // A machine that was full stays so for as long as an answer takes; whoever frees a place hands it on by himself.
 const fullForMs = 200
 // Nothing can run it as things are: a machine is away, or a provider rests. It must not stand in the way meanwhile.
@@ -101,9 +82,6 @@ const missingForMs = 86_400_000
 // Looks of the backstop.
 const homelessEvery = 60
 
-// A plan of 32 takes a millisecond, and nobody is told more often.
-const foreseeEveryMs = 1_000
-
 // Heads that others were quicker to get: after so many looks the next one is their business.
 const missesAtMost = 3
 // So long after that several are asked for at once.
@@ -114,9 +92,8 @@ const batch = jobClasses.indexOf('batch')
 
 export function createWorker(ports: WorkerPorts): Worker {
   const { pool, candidates } = ports
+  const decisionsOf = createLooks(ports)
   const fullUntil = new Map<string, number>()
-  // Jobs that were looked at before.
-  const arrived = new LRUCache<string, true>({ max: arrivedAtMost })
   let fullTimer: NodeJS.Timeout | null = null
   let limitTimer: NodeJS.Timeout | null = null
   let busy: Promise<void> | null = null
@@ -126,7 +103,6 @@ export function createWorker(ports: WorkerPorts): Worker {
   let looks = 0
   // When others were quicker, last.
   let missedAt = Number.NEGATIVE_INFINITY
-  let foreseenAt = Number.NEGATIVE_INFINITY
 
   const timer = setInterval(() => {
     candidates
@@ -239,7 +215,7 @@ export function createWorker(ports: WorkerPorts): Worker {
     const refused: Refused[] = []
     const over = new Set<string>()
     const passed = new Map<string, number>()
-    const decisions = createDecisions()
+    const decisions = decisionsOf()
     const { each, pages } = await candidates.heads(lanes, isWanted)
 
     /** False when the next of this lane may come before all that is left of the others. */
@@ -269,48 +245,6 @@ export function createWorker(ports: WorkerPorts): Worker {
     if (aside.length > 0) await setAside(pool, aside, asideMs)
     if (refused.length > 0) await ports.refuse(refused)
     return result
-  }
-
-  /** What is to be done with the jobs of one look, each knowing what those before it get. */
-  function createDecisions(): Decisions {
-    let waiting: readonly Candidate[] = []
-    const known = new Map<string, Decision>()
-
-    function decide(): void {
-      // Of a long row the first were decided before: they wait, and must not keep the others from what is free.
-      const last = waiting.slice(-workAtMost)
-      const decided = ports.schedule(last.map(askedOf))
-      for (const [at, { id }] of last.entries()) known.set(id, decided[at] as Decision)
-      if (last.length === waiting.length) ports.planned(last, decided)
-      else foresee()
-    }
-
-    /** When the last of a long row would begin if they were the first is nothing to tell them. */
-    function foresee(): void {
-      if (ports.now() - foreseenAt < foreseeEveryMs) return
-      foreseenAt = ports.now()
-      const first = waiting.slice(0, workAtMost)
-      ports.planned(first, ports.schedule(first.map(askedOf)))
-    }
-
-    return {
-      add(jobs) {
-        const added = jobs.filter(({ request }) => request !== null)
-        waiting = [...waiting, ...added]
-        decide()
-        for (const { id, ownerProcess } of added) {
-          // A request that somebody waits for counted when it came.
-          if (ownerProcess !== null || arrived.has(id)) continue
-          arrived.set(id, true)
-          ports.arrived(known.get(id) as Decision)
-        }
-      },
-      drop(jobs) {
-        waiting = waiting.filter(({ id }) => !jobs.some(job => job.id === id))
-      },
-      of: ({ id }) => known.get(id) as Decision,
-      again: decide
-    }
   }
 
   /** Tries the targets of one job, best first. `next` may go in its stead where others are quicker. */
@@ -459,10 +393,6 @@ export function createWorker(ports: WorkerPorts): Worker {
       await busy
     }
   }
-}
-
-function askedOf({ request, caller }: Candidate): { readonly request: ModelRequest; readonly caller: Caller } {
-  return { request: request as ModelRequest, caller: caller as Caller }
 }
 
 /** Where it would run on this machine: first of all, where that was weighed. */

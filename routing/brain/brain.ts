@@ -12,11 +12,12 @@ import { type Chain, createAffinity } from './affinity.ts'
 import { createCalibration, type Eta, type EtaFacts } from './calibration.ts'
 import { knobs, remainingS, slowness } from './estimate.ts'
 import { createLengthModel, knownLength, type Lengths } from './lengths.ts'
+import { createMemories, type LoadNews } from './memories.ts'
 import { type Planned, plan, workAtMost } from './plan.ts'
 import { learnedPace, priorPace, slower } from './priors.ts'
 import { createRentedModel } from './rented.ts'
 import type { Asked, Option, OwnSite, Pace, Site, TokenDollars, Work } from './types.ts'
-import { createWarmth, residencyS, victimsAmong, type Wish } from './warmth.ts'
+import { createWarmth, type Wish } from './warmth.ts'
 
 export interface BrainPorts {
   readonly catalog: () => Catalog
@@ -81,26 +82,11 @@ export interface Brain {
   restore(kept: unknown): boolean
 }
 
-/** A load that takes so long that something is wrong, or one of those that ended well after all. */
-export interface LoadNews {
-  readonly target: Target
-  readonly state: 'stuck' | 'works'
-}
-
 export interface BegunCall {
   readonly attemptId: string
   readonly target: Target
   readonly request: ModelRequest
   readonly caller: Pick<Caller, 'source'>
-}
-
-interface Loading {
-  readonly target: Target
-  readonly sinceMs: number
-  /** Not by a call. */
-  readonly isCommanded: boolean
-  /** What is done after it before anything can be seen of its end; null = its end is not seen at all. */
-  readonly afterS: number | null
 }
 
 interface Running {
@@ -125,7 +111,7 @@ interface Place {
   readonly slow: number
 }
 
-const noModels: ReadonlyMap<string, Target> = new Map()
+const noCalls: ReadonlySet<Running> = new Set()
 const paceForMs = 1_000
 const reservedAtMost = 1_000
 // A machine that others fill is asked again after as long.
@@ -134,21 +120,12 @@ const ownPrefixForS = 1_800
 // As long as providers keep a prompt, by their documentation.
 const rentedPrefixForS = 300
 const rentedPrefixes = 64
-// All of it, but for a rounding.
-const wholeMemory = 0.999
-// A load that takes much longer than the slowest is stuck, and with it the loading of the whole machine for a while.
-const stuckAfter = 3
-const slowestLoad = 1.5
 // A prompt may be read so much slower than is expected.
 const slowestPrompt = 3
-// From a cold disk even a small model may take so long that was loaded in a moment before.
-const stuckAtLeastS = 10
-const quarantineMs = 600_000
 // Two models of a provider that are refused within so long have one limit together.
 const togetherS = 10
-// Of what others run or load on a machine nobody here knows how long it goes on.
+// Of what others run on a machine nobody here knows how long it goes on.
 const foreignS = 5
-const elsewhereS = 5
 
 export function createBrain(ports: BrainPorts): Brain {
   const lengths = createLengthModel()
@@ -160,76 +137,17 @@ export function createBrain(ports: BrainPorts): Brain {
   /** Attempts that count against their provider's limit and have not begun. Some never begin. */
   const reserved = new LRUCache<string, true>({ max: reservedAtMost })
   const onDevice = new Map<string, Set<Running>>()
-  /** By device and model: when it was seen in memory, or thrown out (negative). */
-  const seenLoaded = new Map<string, number>()
-  /** By upstream: the models of which something was seen. */
-  const seenOn = new Map<string, Set<string>>()
-  const loads = new Map<string, Loading>()
-  /** By machine: what did not end, where it is known, and until when nothing is loaded there. */
-  const stuck = new Map<string, { readonly target: Target | null; readonly untilMs: number }>()
-  const elsewhere = new Map<string, string>()
+  const memories = createMemories({ catalog: ports.catalog, now: ports.now, warmth, loadS: target => ownPace(target).loadS, callsOn })
   const refusedLast = new Map<string, { readonly targetId: string; readonly atS: number }>()
-  let news: LoadNews[] = []
   let revision = 0
   const fullUntil = new Map<string, number>()
-  const loadedAt = new Map<string, number>()
-  let known: {
-    readonly of: Catalog
-    readonly byUpstream: ReadonlyMap<string, ReadonlyMap<string, Target>>
-    /** What the machines' lists say, or what is always there. */
-    readonly loaded: ReadonlyMap<string, readonly string[]>
-  } | null = null
   // Asked for every option of every decision, and the same for a second unless something was learned.
   const paces = new WeakMap<Target, { readonly profile: Profile | null; readonly atMs: number; readonly pace: OwnPace }>()
 
   const nowS = (): number => ports.now() / 1_000
 
-  /** All models of a machine, as the catalog lists them, by name. */
-  function modelsOf(upstreamId: string): ReadonlyMap<string, Target> {
-    const catalog = ports.catalog()
-    if (known?.of !== catalog) {
-      const byUpstream = new Map<string, Map<string, Target>>()
-      const loaded = new Map<string, string[]>()
-      for (const target of catalog.source.targets) {
-        const { id, adapter } = target.upstream
-        byUpstream.set(id, (byUpstream.get(id) ?? new Map<string, Target>()).set(target.model, target))
-        if (target.loaded || adapter !== 'ollama') loaded.set(id, [...(loaded.get(id) ?? []), target.model])
-      }
-      known = { of: catalog, byUpstream, loaded }
-    }
-    return known.byUpstream.get(upstreamId) ?? noModels
-  }
-
-  /** Few of what a machine has: not all its models are looked at. */
-  function loadedOn(upstreamId: string): readonly Target[] {
-    const models = modelsOf(upstreamId)
-    const listed = known?.loaded.get(upstreamId) ?? []
-    const there: Target[] = []
-    const look = (name: string): void => {
-      const target = models.get(name)
-      if (target !== undefined && isLoaded(target)) there.push(target)
-    }
-    for (const name of listed) look(name)
-    for (const name of seenOn.get(upstreamId) ?? []) if (!listed.includes(name)) look(name)
-    return there
-  }
-
-  /** It was seen in memory, or was thrown out. */
-  function mark({ id, model, upstream }: Target, isThere: boolean): void {
-    seenLoaded.set(id, isThere ? ports.now() : -ports.now())
-    seenOn.set(upstream.id, (seenOn.get(upstream.id) ?? new Set()).add(model))
-  }
-
-  /** Only Ollama loads and unloads by itself; other servers have what they have. */
-  function isLoaded(target: Target): boolean {
-    const { upstream, id, model } = target
-    if (upstream.adapter !== 'ollama') return true
-    // Ollama lists also what it is only loading.
-    if (loads.get(upstream.id)?.target.id === id || elsewhere.get(upstream.id) === model) return false
-    const hanging = stuck.get(upstream.id)
-    if (hanging?.target?.id === id && hanging.untilMs > ports.now()) return false
-    const at = seenLoaded.get(id)
-    return at === undefined ? target.loaded : at > 0
+  function callsOn(upstreamId: string): ReadonlySet<Running> {
+    return onDevice.get(upstreamId) ?? noCalls
   }
 
   function ownPace(target: Target): OwnPace {
@@ -271,7 +189,7 @@ export function createBrain(ports: BrainPorts): Brain {
   function placeOf(target: Target): Place {
     const { id, device } = target.upstream
     if (device === null) return { site: { id, own: null }, slow: 1 }
-    const here = [...(onDevice.get(id) ?? [])]
+    const here = [...callsOn(id)]
     const slow = slownessOf(here)
     const busyS = here.map(call => leftS(call, here.length, slow))
     return { site: { id, own: ownSite(target, device, busyS) }, slow }
@@ -282,8 +200,7 @@ export function createBrain(ports: BrainPorts): Brain {
     const memoryGb = device.vramGb ?? device.ramGb
     const isFull = (fullUntil.get(device.id) ?? 0) > ports.now()
     while (isFull && busyS.length < slots) busyS.push(foreignS)
-    const models = modelsOf(upstream.id)
-    const loading = loadingOn(upstream.id)
+    const models = memories.modelsOf(upstream.id)
     return {
       slots,
       usdPerS: (device.watts * ports.usdPerKwh) / 3.6e6,
@@ -291,44 +208,19 @@ export function createBrain(ports: BrainPorts): Brain {
       loaded: {
         has(model) {
           const found = models.get(model)
-          return found !== undefined && isLoaded(found)
+          return found !== undefined && memories.isLoaded(found)
         },
         [Symbol.iterator]: () =>
-          loadedOn(upstream.id)
+          memories
+            .loadedOn(upstream.id)
             .map(({ model }) => model)
             [Symbol.iterator]()
       },
-      loading,
-      mayLoad: !isStuck(upstream.id),
-      victimsFor: (_model, gb) => victimsOn(upstream.id, { gb, memoryGb, mayLeave: isSettled })?.map(({ model }) => model) ?? null,
+      loading: memories.loadingOn(upstream.id),
+      mayLoad: !memories.isStuck(upstream.id),
+      victimsFor: (_model, gb) => memories.settledVictims(upstream.id, { gb, memoryGb })?.map(({ model }) => model) ?? null,
       evictionUsd: model => 1.5 * warmth.value(upstream.id, model, nowS())
     }
-  }
-
-  /** Of those that may leave and that nothing runs on, the ones of least worth that make room for so much; null = it would not be enough. */
-  function victimsOn(
-    upstreamId: string,
-    room: { readonly gb: number | null; readonly memoryGb: number | null; readonly mayLeave: (target: Target) => boolean }
-  ): readonly Target[] | null {
-    const { gb, memoryGb, mayLeave } = room
-    const there = loadedOn(upstreamId)
-    // Without knowledge of its memory the machine sees to it itself.
-    if (memoryGb === null || gb === null || there.some(other => other.memoryGb == null)) return []
-    const freeGb = memoryGb - there.reduce((sum, other) => sum + (other.memoryGb ?? 0), 0)
-    // What is larger than the whole memory has a part of it elsewhere.
-    const neededGb = Math.min(gb, memoryGb * wholeMemory)
-    if (freeGb >= neededGb) return []
-    const busy = new Set([...(onDevice.get(upstreamId) ?? [])].map(({ target }) => target.model))
-    const idle = there.filter(other => !busy.has(other.model) && mayLeave(other))
-    const names = victimsAmong(
-      idle.map(other => ({ model: other.model, gb: other.memoryGb ?? 0, worth: warmth.value(upstreamId, other.model, nowS()) })),
-      { neededGb, freeGb, places: Number.POSITIVE_INFINITY }
-    )
-    return names === null ? null : idle.filter(({ model }) => names.includes(model))
-  }
-
-  function isSettled({ id }: Target): boolean {
-    return ports.now() - (loadedAt.get(id) ?? Number.NEGATIVE_INFINITY) >= residencyS(knobs.cost) * 1_000
   }
 
   function leftS(call: Running, active: number, slow: number): number {
@@ -356,22 +248,6 @@ export function createBrain(ports: BrainPorts): Brain {
       most = Math.max(most, slowness(progressOf(call, here.length), ownPace(call.target), here.length))
     }
     return most
-  }
-
-  function loadingOn(upstreamId: string): OwnSite['loading'] {
-    const load = loads.get(upstreamId)
-    const other = elsewhere.get(upstreamId)
-    if (load === undefined) return other === undefined ? null : { model: other, leftS: elsewhereS }
-    const { target, sinceMs, afterS } = load
-    const { loadS } = ownPace(target)
-    const ranS = (ports.now() - sinceMs) / 1_000
-    const mostS = afterS === null ? slowestLoad * loadS : Math.max(stuckAtLeastS, stuckAfter * slowestLoad * loadS) + afterS
-    if (ranS <= mostS) return { model: target.model, leftS: Math.max(0.1, loadS - ranS) }
-    loads.delete(upstreamId)
-    if (afterS === null) return null
-    stuck.set(upstreamId, { target, untilMs: ports.now() + quarantineMs })
-    news.push({ target, state: 'stuck' })
-    return null
   }
 
   function lengthsOf(request: ModelRequest, source: string): Lengths {
@@ -427,12 +303,11 @@ export function createBrain(ports: BrainPorts): Brain {
     fullUntil.delete(target.upstream.device?.id ?? '')
     revision++
     const isOwn = target.upstream.device !== null
-    if (error === null && isOwn) loaded(target)
-    else if (isOwn) abandoned(target)
-    if (isOwn && keepsNothing(target) && ![...(onDevice.get(target.upstream.id) ?? [])].some(other => other.target.id === target.id)) {
-      mark(target, false)
-    }
-    if (error?.code === 'machine_lost') for (const other of modelsOf(target.upstream.id).values()) affinity.forget(other.id)
+    if (error === null && isOwn) memories.loaded(target)
+    else if (isOwn) memories.abandoned(target)
+    if (isOwn && keepsNothing(target) && ![...callsOn(target.upstream.id)].some(other => other.target.id === target.id))
+      memories.left(target)
+    if (error?.code === 'machine_lost') for (const other of memories.modelsOf(target.upstream.id).values()) affinity.forget(other.id)
     if (error === null) remember(call)
     if (!isOwn)
       learnRented(call, { error, ttftMs, durationMs, usage, completionTokens: usage?.completionTokens ?? settled.completionTokens })
@@ -492,50 +367,6 @@ export function createBrain(ports: BrainPorts): Brain {
     rented.refused(isShared ? provider : target.id, nowS(), sentS)
   }
 
-  /** It answered, or its load ended: it is in memory, and the machine can load. */
-  function loaded(target: Target): void {
-    const { id: upstreamId } = target.upstream
-    const isNew = !isLoaded(target)
-    if (loads.get(upstreamId)?.target.id === target.id) loads.delete(upstreamId)
-    if (stuck.get(upstreamId)?.target?.id === target.id) works(upstreamId)
-    if (elsewhere.get(upstreamId) === target.model) elsewhere.delete(upstreamId)
-    mark(target, true)
-    if (isNew) loadedAt.set(target.id, ports.now())
-  }
-
-  function isStuck(upstreamId: string): boolean {
-    return (stuck.get(upstreamId)?.untilMs ?? 0) > ports.now()
-  }
-
-  function works(upstreamId: string): void {
-    const { target } = stuck.get(upstreamId) ?? { target: null }
-    stuck.delete(upstreamId)
-    if (target !== null) news.push({ target, state: 'works' })
-  }
-
-  /** A call that loaded its model is over without an answer; others may wait for the same load. */
-  function abandoned(target: Target): void {
-    const load = loads.get(target.upstream.id)
-    if (load === undefined || load.target.id !== target.id || load.isCommanded) return
-    if (!isWaitedFor(target)) loads.delete(target.upstream.id)
-  }
-
-  /** By a call that came when it was not in memory. */
-  function isWaitedFor({ id, upstream }: Target): boolean {
-    return [...(onDevice.get(upstream.id) ?? [])].some(call => call.target.id === id && call.isCold && !call.hasBegun)
-  }
-
-  function victims({ upstream, memoryGb = null }: Target, among?: readonly string[]): readonly Target[] | null {
-    const { device } = upstream
-    if (device === null) return []
-    if (isStuck(upstream.id)) return null
-    const room = { gb: memoryGb, memoryGb: device.vramGb ?? device.ramGb }
-    const isMeant = ({ model }: Target): boolean => among === undefined || among.includes(model)
-    // What has just come leaves only where nothing else would do: a call that has no other place cannot wait a minute for it.
-    const settled = victimsOn(upstream.id, { ...room, mayLeave: other => isMeant(other) && isSettled(other) })
-    return settled ?? victimsOn(upstream.id, { ...room, mayLeave: isMeant })
-  }
-
   return {
     plan(asked) {
       const places = new Map<string, Place>()
@@ -561,7 +392,7 @@ export function createBrain(ports: BrainPorts): Brain {
     began({ attemptId, target, request, caller }) {
       const chain = request.prefix ?? []
       const isOwn = target.upstream.device !== null
-      const isCold = isOwn && !isLoaded(target)
+      const isCold = isOwn && !memories.isLoaded(target)
       const call: Running = {
         target,
         request,
@@ -576,18 +407,17 @@ export function createBrain(ports: BrainPorts): Brain {
       }
       running.set(attemptId, call)
       if (!isOwn && !reserved.delete(attemptId)) sent(target)
-      else onDevice.set(target.upstream.id, (onDevice.get(target.upstream.id) ?? new Set()).add(call))
-      if (isCold && !loads.has(target.upstream.id)) {
-        // Vectors come when all of them are made.
-        const afterS = request.operation === 'embed' ? null : slowestPrompt * request.prompt.expected * ownPace(target).promptS
-        loads.set(target.upstream.id, { target, sinceMs: ports.now(), isCommanded: false, afterS })
-      }
+      if (isOwn) onDevice.set(target.upstream.id, (onDevice.get(target.upstream.id) ?? new Set()).add(call))
+      if (!isCold) return
+      // Vectors come when all of them are made.
+      const afterS = request.operation === 'embed' ? null : slowestPrompt * request.prompt.expected * ownPace(target).promptS
+      memories.begin({ target, isCommanded: false, afterS })
     },
     begun(attemptId) {
       const call = running.get(attemptId)
       if (call === undefined || call.hasBegun) return
       call.hasBegun = true
-      if (call.target.upstream.device !== null) loaded(call.target)
+      if (call.target.upstream.device !== null) memories.loaded(call.target)
       remember(call)
     },
     streamed(attemptId, tokens) {
@@ -601,52 +431,23 @@ export function createBrain(ports: BrainPorts): Brain {
       if (planned.best !== null) calibration.observe(factsOf(planned, 0), planned.best.raw, tookS)
     },
     full: deviceId => void fullUntil.set(deviceId, ports.now() + fullForMs),
-    isLoaded,
-    victims,
-    loading: target => void loads.set(target.upstream.id, { target, sinceMs: ports.now(), isCommanded: true, afterS: 0 }),
-    loaded,
+    isLoaded: memories.isLoaded,
+    victims: memories.victims,
+    loading: target => memories.begin({ target, isCommanded: true, afterS: 0 }),
+    loaded: memories.loaded,
     unloaded(target) {
-      const { id: upstreamId } = target.upstream
-      const load = loads.get(upstreamId)
-      if (load?.target.id === target.id) {
-        // A command that failed says nothing of the calls that wait for the same: the machine still loads for them.
-        if (load.isCommanded && isWaitedFor(target)) loads.set(upstreamId, { ...load, isCommanded: false })
-        else loads.delete(upstreamId)
-      }
-      mark(target, false)
+      memories.unloaded(target)
       affinity.forget(target.id)
     },
-    loadingElsewhere(upstreamId, model) {
-      if (model === null) elsewhere.delete(upstreamId)
-      else elsewhere.set(upstreamId, model)
-    },
-    stuckElsewhere(upstreamId, ms) {
-      if (!stuck.has(upstreamId) || stuck.get(upstreamId)?.target === null)
-        stuck.set(upstreamId, { target: null, untilMs: ports.now() + ms })
-    },
-    watch() {
-      for (const upstreamId of [...loads.keys()]) loadingOn(upstreamId)
-      for (const [upstreamId, { untilMs }] of stuck) if (untilMs <= ports.now()) stuck.delete(upstreamId)
-      const told = news
-      news = []
-      return told
-    },
-    listed(upstreamId, askedAtMs) {
-      for (const { id } of modelsOf(upstreamId).values()) {
-        const at = seenLoaded.get(id)
-        if (at !== undefined && Math.abs(at) < askedAtMs) seenLoaded.delete(id)
-      }
-    },
+    loadingElsewhere: memories.loadingElsewhere,
+    stuckElsewhere: memories.stuckElsewhere,
+    watch: memories.watch,
+    listed: memories.listed,
     lost(deviceId) {
       const upstream = ports.catalog().source.upstreams.find(({ device }) => device?.id === deviceId)
       if (upstream === undefined) return
-      loads.delete(upstream.id)
-      works(upstream.id)
-      elsewhere.delete(upstream.id)
-      for (const { id } of modelsOf(upstream.id).values()) {
-        seenLoaded.delete(id)
-        affinity.forget(id)
-      }
+      memories.lost(upstream.id)
+      for (const { id } of memories.modelsOf(upstream.id).values()) affinity.forget(id)
     },
     waitS,
     limits(attemptId, told) {

@@ -4,7 +4,7 @@ import t from 'tap'
 import { createDatabase } from '../support/cluster.ts'
 import { type RunningGateway, startGateway } from '../support/gateway.ts'
 import { until } from '../support/wait.ts'
-import { jobsOf, keyFor, model, startMachine, untilListed } from './queue-support.ts'
+import { jobsOf, keyFor, model, startMachine, untilListed, warm } from './queue-support.ts'
 
 const database = await createDatabase(t)
 const machine = await startMachine(t)
@@ -12,6 +12,7 @@ const options = { databaseUrl: database.url, config: { machines: { box: { url: m
 const gateways = await Promise.all([startGateway(t, options), startGateway(t, options)])
 for (const gateway of gateways) await untilListed(gateway)
 const [one] = gateways
+await warm(one, machine)
 
 async function queued(): Promise<number> {
   const { rows } = await database.pool.query(`select count(*)::integer as count from jobs where status = 'queued'`)

@@ -97,6 +97,8 @@ t.test('waves of callers that come, go and give up: still never 5, and in the en
 
 t.test('a killed gateway gives its slots back within seconds', async t => {
   const third = await startGateway(t, { databaseUrl: database.url, config })
+  // It has seen the model loaded: otherwise all but the first would wait for that.
+  t.equal((await third.fetch('/v1/chat/completions', { json: chat })).status, 200)
   const held = gate()
   ollama.behaviour = held.behaviour
   const lost = Array.from({ length: 4 }, () => third.fetch('/v1/chat/completions', { json: chat }).catch(() => null))

@@ -135,3 +135,12 @@ export async function keyFor(gateway: RunningGateway, source: string, more: Json
 export async function untilListed(gateway: RunningGateway, name: string = model): Promise<void> {
   await until(`${name} to be listed`, async () => (await (await gateway.fetch('/v1/models')).text()).includes(name))
 }
+
+/** Whoever comes while a machine loads the model for another waits for that: its first answer shows that it is loaded. */
+export async function warm(gateway: RunningGateway, machine: Machine): Promise<void> {
+  machine.release()
+  const answer = await gateway.fetch('/v1/chat/completions', { json: { model, messages: [{ role: 'user', content: 'warm' }] } })
+  if (answer.status !== 200) throw new Error(`not warm: ${answer.status} ${await answer.text()}`)
+  await answer.text()
+  machine.hold()
+}

@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { createMachineMemory } from '../../planner/memory.ts'
-import type { LoadNews } from '../../routing/brain/brain.ts'
+import type { LoadNews } from '../../routing/brain/memories.ts'
 import type { Catalog } from '../../routing/catalog.ts'
 import type { Adapter, Device, Target } from '../../routing/types.ts'
 import { upsertDevice } from '../../store/devices.ts'
