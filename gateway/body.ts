@@ -12,11 +12,23 @@ const maxTokens = 200_000
 // Each of its characters may be written as an escape too.
 const prototypeKey = /"(?:_|\\u005[fF]){2}(?:p|\\u0070)(?:r|\\u0072)(?:o|\\u006[fF])(?:t|\\u0074)(?:o|\\u006[fF])(?:_|\\u005[fF]){2}"\s*:/
 
+// A search for bytes need not encode them first.
+const escape = Buffer.from('\\u00')
+const prototypeName = Buffer.from('__proto__')
+
 interface Entry {
   readonly key: string
   readonly keyStart: number
   readonly valueStart: number
   readonly valueEnd: number
+  /** Of the list of messages: where each of its elements ends. */
+  readonly elementEnds: readonly number[] | null
+}
+
+interface Scanned {
+  readonly entries: readonly Entry[]
+  /** A string in it is the name of a prototype, as it stands. */
+  readonly namesPrototype: boolean
 }
 
 export interface ReadBody extends RequestBody {
@@ -25,6 +37,10 @@ export interface ReadBody extends RequestBody {
    * For decisions only; never send a string of it on.
    */
   readonly facts: Readonly<Record<string, unknown>>
+  /** The body without `facts`: what lives as long as its request should not hold twice the prompt. */
+  readonly kept: RequestBody
+  /** The bytes of `messages`, if there are any, and where in them each message ends. */
+  messages(): { readonly bytes: Buffer; readonly ends: readonly number[] } | null
 }
 
 /**
@@ -34,15 +50,15 @@ export interface ReadBody extends RequestBody {
 export function readBody(given: Buffer): ReadBody {
   const bytes = withoutMark(given)
   if (!isUtf8(bytes)) throw new GatewayError('invalid_request', 'The request body is not valid UTF-8.')
-  if ((bytes.includes('"__proto__"') || bytes.includes('\\u00')) && prototypeKey.test(bytes.toString('latin1'))) {
+  const { entries, namesPrototype } = scan(bytes)
+  if ((namesPrototype || (bytes.includes(0x5c) && bytes.includes(escape))) && prototypeKey.test(bytes.toString('latin1'))) {
     throw new GatewayError('invalid_request', 'The request body has a key "__proto__", which is not allowed.')
   }
-  const entries = scan(bytes)
   const facts = parse(bytes.toString('latin1'))
   if (isAmbiguous(entries)) {
     // Two keys of one name, or an escaped one: readers differ on what that means, so nobody gets to see it.
     const plain = Buffer.from(JSON.stringify(parse(bytes.toString('utf8'))))
-    return bodyOf(plain, scan(plain), parse(plain.toString('latin1')))
+    return bodyOf(plain, scan(plain).entries, parse(plain.toString('latin1')))
   }
   return bodyOf(bytes, entries, facts)
 }
@@ -54,25 +70,37 @@ function withoutMark(bytes: Buffer): Buffer {
 
 function bodyOf(bytes: Buffer, entries: readonly Entry[], facts: Readonly<Record<string, unknown>>): ReadBody {
   let parsed: Record<string, unknown> | null = null
-  return {
+  const kept: RequestBody = {
     bytes,
-    facts,
     json() {
       parsed ??= parse(bytes.toString('utf8'))
       return parsed
     },
     with: changes => splice(bytes, entries, changes)
   }
+  return {
+    ...kept,
+    facts,
+    kept,
+    messages() {
+      const entry = entries.find(({ key }) => key === 'messages')
+      if (entry === undefined || entry.elementEnds === null) return null
+      const { valueStart, valueEnd, elementEnds } = entry
+      return { bytes: bytes.subarray(valueStart, valueEnd), ends: elementEnds.map(end => end - valueStart) }
+    }
+  }
 }
 
 /** Finds the top-level entries. Right for valid JSON; invalid JSON is left to JSON.parse. */
-function scan(bytes: Buffer): Entry[] {
+function scan(bytes: Buffer): Scanned {
   const entries: Entry[] = []
   let depth = 0
   let tokens = 0
   let key: string | null = null
   let keyStart = -1
   let valueStart = -1
+  let elementEnds: number[] | null = null
+  let namesPrototype = false
   for (let at = 0; at < bytes.length; at++) {
     const code = bytes[at] as number
     if (code <= 0x20) continue
@@ -83,6 +111,7 @@ function scan(bytes: Buffer): Entry[] {
         key = bytes.toString('latin1', at + 1, end)
         keyStart = at
       }
+      if (end - at === 10 && bytes[at + 1] === 0x5f && prototypeName.compare(bytes, at + 1, end) === 0) namesPrototype = true
       at = end
     } else if (code === 0x7b || code === 0x5b) {
       if (++depth > maxDepth) throw new GatewayError('invalid_request', `The request body is nested deeper than ${maxDepth} levels.`)
@@ -90,16 +119,20 @@ function scan(bytes: Buffer): Entry[] {
     } else if (code === 0x7d || code === 0x5d || code === 0x2c) {
       if (++tokens > maxTokens) throw new GatewayError('invalid_request', `The request body has more than ${maxTokens} elements.`)
       if (depth === 1 && key !== null && valueStart >= 0) {
-        entries.push({ key, keyStart, valueStart, valueEnd: trimEnd(bytes, at) })
+        entries.push({ key, keyStart, valueStart, valueEnd: trimEnd(bytes, at), elementEnds })
         key = null
         valueStart = -1
+        elementEnds = null
+      } else if (depth === 2 && code !== 0x7d && key === 'messages') {
+        elementEnds ??= []
+        elementEnds.push(at)
       }
       if (code !== 0x2c) depth--
     } else if (code === 0x3a && depth === 1 && valueStart === -1) {
       valueStart = -2
     }
   }
-  return entries
+  return { entries, namesPrototype }
 }
 
 /** The index of the closing quote; native search, so that long strings cost next to nothing. */

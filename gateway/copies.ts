@@ -273,7 +273,7 @@ function requestWriter(request: ModelRequest): (text: string | null) => ModelReq
     const input = text === null ? null : { texts: [text], asTokens: false }
     // Each may cost its share.
     const share = request.maxUsd === undefined ? {} : { maxUsd: request.maxUsd / request.choices }
-    last = { text, request: { ...request, ...share, body: readBody(bytes), needs, choices: 1, prompt, longest: prompt, input } }
+    last = { text, request: { ...request, ...share, body: readBody(bytes).kept, needs, choices: 1, prompt, longest: prompt, input } }
     return last.request
   }
 }

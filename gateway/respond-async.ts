@@ -143,5 +143,5 @@ function newJob(
 function withUsage(asked: ModelRequest): ModelRequest {
   if (!asked.stream || asked.includeUsage) return asked
   const streamOptions = { ...asked.streamOptions, include_usage: true }
-  return { ...asked, includeUsage: true, streamOptions, body: readBody(asked.body.with({ stream_options: streamOptions })) }
+  return { ...asked, includeUsage: true, streamOptions, body: readBody(asked.body.with({ stream_options: streamOptions })).kept }
 }

@@ -1,6 +1,7 @@
 // Every open answer, and the one clock that looks after all of them: late headers, keep-alive comments, stalled readers, draining.
 
 import type { GatewayError } from '../routing/errors.ts'
+import { Places } from '../routing/places.ts'
 
 /** An open answer, as the clock sees it. */
 export interface OpenStream {
@@ -8,10 +9,13 @@ export interface OpenStream {
   tick(nowMs: number): void
   /** Ends it with this error, told to the client. */
   end(error: GatewayError): void
+  /** Among the open ones; theirs alone to write. */
+  place?: number | null
 }
 
 export interface Streams {
   add(stream: OpenStream): void
+  /** Safe twice. */
   remove(stream: OpenStream): void
   readonly size: number
   /** Resolves when none is open any more, at the latest after `ms`. */
@@ -22,7 +26,7 @@ export interface Streams {
 
 /** One timer for all of them: a timer each would cost more than the streams do. */
 export function createStreams(): Streams {
-  const open = new Set<OpenStream>()
+  const open = new Places<OpenStream>()
   const waiters = new Set<() => void>()
   const timer = setInterval(() => {
     const now = performance.now()
@@ -31,9 +35,13 @@ export function createStreams(): Streams {
   timer.unref()
 
   return {
-    add: stream => open.add(stream),
+    add(stream) {
+      stream.place = open.add(stream)
+    },
     remove(stream) {
-      open.delete(stream)
+      if (stream.place == null) return
+      open.remove(stream.place)
+      stream.place = null
       if (open.size === 0) for (const wake of waiters) wake()
     },
     get size() {

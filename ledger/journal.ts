@@ -24,9 +24,9 @@ type Line =
   | { readonly t: 'settled'; readonly row: CostRow }
 
 export interface Journal {
-  /** One write, no fsync: it outlives this process, not the machine. Throws when the disk refuses. */
-  intent(row: Intent): void
-  settle(row: CostRow): void
+  /** One write, no fsync: it outlives this process, not the machine. With `settled` before it, in the same one. Throws when the disk refuses. */
+  intent(row: Intent, settled?: readonly CostRow[]): void
+  settle(...rows: readonly CostRow[]): void
   /** These rows are in the database: what held them can go. */
   stored(rows: readonly CostRow[]): void
   /** Closes the files, and removes those that hold nothing the database lacks. What is stored later is let go of all the same; twice is safe. */
@@ -61,7 +61,7 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
     const path = join(folder, `${owner.processId}-${number++}.ndjson`)
     const segment: Segment = { path, fd: openSync(path, 'a', 0o600), bytes: 0, pending: 0, torn: false, isOpen: true }
     try {
-      append(segment, { t: 'owner', owner })
+      append(segment, [{ t: 'owner', owner }])
     } catch (error) {
       remove(segment)
       throw error
@@ -70,8 +70,10 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
     return segment
   }
 
-  function append(segment: Segment, line: Line): void {
-    const bytes = Buffer.from(`${segment.torn ? '\n' : ''}${JSON.stringify(line)}\n`)
+  function append(segment: Segment, lines: readonly Line[]): void {
+    let text = segment.torn ? '\n' : ''
+    for (const line of lines) text += `${JSON.stringify(line)}\n`
+    const bytes = Buffer.from(text)
     segment.torn = true
     // A disk that is nearly full takes a part, says how much, and refuses the rest.
     for (let written = 0; written < bytes.length; ) written += writeSync(segment.fd, bytes, written)
@@ -79,18 +81,20 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
     segment.bytes += bytes.length
   }
 
-  function write(line: Line & { row: CostRow }): void {
+  function write(lines: readonly (Line & { row: CostRow })[]): void {
     if (isClosed) throw new Error('the journal is closed')
     if (current.bytes > segmentBytesAtMost) {
       const full = current
       current = open()
       if (full.pending === 0) remove(full)
     }
-    append(current, line)
-    current.pending++
-    const holders = waiting.get(line.row.attemptId)
-    if (holders === undefined) waiting.set(line.row.attemptId, [current])
-    else holders.push(current)
+    append(current, lines)
+    current.pending += lines.length
+    for (const { row } of lines) {
+      const holders = waiting.get(row.attemptId)
+      if (holders === undefined) waiting.set(row.attemptId, [current])
+      else holders.push(current)
+    }
   }
 
   function stored(rows: readonly CostRow[]): void {
@@ -116,8 +120,8 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
   }
 
   return {
-    intent: row => write({ t: 'intent', row }),
-    settle: row => write({ t: 'settled', row }),
+    intent: (row, settled = []) => write([...settled.map(asSettled), { t: 'intent', row }]),
+    settle: (...rows) => write(rows.map(asSettled)),
     stored,
     close() {
       isClosed = true
@@ -127,6 +131,10 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
       }
     }
   }
+}
+
+function asSettled(row: CostRow): Line & { row: CostRow } {
+  return { t: 'settled', row }
 }
 
 export interface FoundJournal {

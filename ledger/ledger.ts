@@ -1,6 +1,7 @@
 // Books every attempt once: journal first, then in batches to the database, off the request path.
 
 import { costOf } from '../routing/cost.ts'
+import { Passing } from '../routing/places.ts'
 import type { Ledger, Settled, Settlement } from '../routing/ports.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { Attempt, Caller, Usage } from '../routing/types.ts'
@@ -31,8 +32,10 @@ const batchRows = 500
 const waitingRowsAtMost = 50_000
 
 export function createLedger(ports: LedgerPorts): RunningLedger {
-  const intents = new Map<string, CostRow>()
+  const intents = new Passing<CostRow>()
   let waiting: CostRow[] = []
+  // Their line is written with that of the next attempt, at the latest when this turn of the loop is over: each write costs a system call.
+  let unwritten: CostRow[] = []
   let flushing: Promise<void> | null = null
   let failures = 0
   let overflowed = false
@@ -41,8 +44,21 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
 
   function begin(attempt: Attempt, caller: Caller): void {
     const row = intentRow(attempt, caller)
-    ports.journal.intent(row)
+    ports.journal.intent(row, unwritten)
+    unwritten = []
     intents.set(attempt.id, row)
+  }
+
+  function writeSettled(): void {
+    const rows = unwritten
+    unwritten = []
+    if (rows.length === 0) return
+    try {
+      ports.journal.settle(...rows)
+    } catch (error) {
+      // The answers are there and the rows still go to the database; only a kill before that would book the estimates.
+      ports.log('the journal could not be written', error)
+    }
   }
 
   function settle(attempt: Attempt, settlement: Settlement): Settled {
@@ -50,12 +66,7 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
     if (intent === undefined) throw new Error(`attempt ${attempt.id} was settled twice or never begun`)
     intents.delete(attempt.id)
     const row = settledRow(intent, attempt, settlement)
-    try {
-      ports.journal.settle(row)
-    } catch (error) {
-      // The answer is there and the row still goes to the database; only a kill before that would book the estimate.
-      ports.log('the journal could not be written', error)
-    }
+    if (unwritten.push(row) === 1) setImmediate(writeSettled)
     if (waiting.length < waitingRowsAtMost) waiting.push(row)
     else if (!overflowed) {
       overflowed = true
@@ -189,6 +200,7 @@ export function createLedger(ports: LedgerPorts): RunningLedger {
     async close() {
       closed = true
       if (timer !== null) clearTimeout(timer)
+      writeSettled()
       await flush(3_000)
       ports.journal.close()
     }

@@ -1,6 +1,7 @@
 // Keeps why requests went where they went: the last ones in memory, where they can be read at once, and all but floods in the database.
 
 import { type Explained, type Explanation, explain, type Over, type OverCall } from '../routing/brain/explain.ts'
+import { Passing } from '../routing/places.ts'
 import type { RouteKeeper, RouteRecord, RouteStart, RunSummary, Settled } from '../routing/ports.ts'
 import type { Pool } from '../store/pool.ts'
 import { findRoute, insertRoutes, type RouteRow } from '../store/routes.ts'
@@ -114,7 +115,7 @@ export function createRoutes({
   readonly limits?: RouteLimits
 }): KeptRoutes {
   /** Its own memory holds the same. */
-  const open = new Map<string, Open>()
+  const open = new Passing<Open>()
   /** The oldest first. */
   const kept = new Map<string, Kept>()
   /** By the job that a request waited as. */
@@ -192,7 +193,8 @@ export function createRoutes({
 
   /** What waits, or runs for a while, can be asked about elsewhere: from its second second on. What ends before is written once. */
   function writeOpen(): void {
-    for (const [id, each] of open) {
+    for (const each of open.values()) {
+      const { id } = each.start.request
       if (each.isWritten) continue
       if (each.isDue) each.isWritten = kept.has(id) || storeEarly(id, () => each.start)
       else each.isDue = true
@@ -262,7 +264,7 @@ export function createRoutes({
     keep,
     submitted(id, start) {
       // It runs here by now, or has done so.
-      if (!open.has(id) && !kept.has(id)) storeEarly(id, start)
+      if (open.get(id) === undefined && !kept.has(id)) storeEarly(id, start)
     },
     async find(id, source) {
       const own = byJob.get(id) ?? id

@@ -4,6 +4,7 @@ import type { Planned as Weighed } from './brain/plan.ts'
 import type { Alias } from './catalog.ts'
 import { type Decision, type DecisionView, decide, decideAll } from './decide.ts'
 import { GatewayError } from './errors.ts'
+import type { Places } from './places.ts'
 import type { Reply, RouteStart } from './ports.ts'
 import { passedOn } from './preference.ts'
 import { houseOf, resolve } from './resolve.ts'
@@ -53,7 +54,7 @@ export interface Losing {
 
 export function createDispatch(ports: RunPorts): Dispatch & Previewing & Scheduling & Losing {
   // What ends the calls that run on each machine.
-  const calling = new Map<string, Set<Calling>>()
+  const calling = new Map<string, Places<Calling>>()
   const view: DecisionView = {
     canCarry: (target, feature) => ports.adapters.get(target.upstream.adapter)?.features.has(feature) ?? false,
     isOpen: target => ports.breakers.isOpen(target.id),

@@ -8,6 +8,7 @@ import { formatUsd } from './cost.ts'
 import { type Decision, type DecisionView, eachInTurn, type Rejected, reasonOf } from './decide.ts'
 import { GatewayError, toGatewayError } from './errors.ts'
 import type { Load } from './load.ts'
+import { Places } from './places.ts'
 import type {
   Breakers,
   CallRecord,
@@ -113,7 +114,7 @@ export function createRun({
   claimed
 }: {
   ports: RunPorts
-  calling: Map<string, Set<Calling>>
+  calling: Map<string, Places<Calling>>
   view: DecisionView
   planned: (request: ModelRequest, caller: Caller, mayQueue: boolean) => Planned
   figuresOf: (decision: Decision, request: ModelRequest, caller: Caller) => Weighed | null
@@ -369,8 +370,12 @@ export function createRun({
         running?.abort()
       }
     }
-    const here = device === null ? null : (calling.get(device.id) ?? new Set())
-    if (here !== null && device !== null) calling.set(device.id, here.add(call))
+    const here = device === null ? null : (calling.get(device.id) ?? new Places<Calling>())
+    if (here !== null && device !== null) calling.set(device.id, here)
+    const place = here?.add(call) ?? null
+    const leave = (): void => {
+      if (place !== null) here?.remove(place)
+    }
     sentFirstTo(target)
     try {
       handle = running = startCall(
@@ -388,7 +393,7 @@ export function createRun({
           limits: told => ports.brain?.limits(attempt.id, told),
           end(end) {
             if (handle === running) handle = null
-            here?.delete(call)
+            leave()
             ports.brain?.ended(end)
             giveBack(end.outcome === 'aborted' ? abortedSlotRestMs : 0)
             const isLost = lost !== null && end.outcome === 'aborted' && cancelled === null
@@ -398,7 +403,7 @@ export function createRun({
       )
     } catch (error) {
       // What cannot be written down is not spent.
-      here?.delete(call)
+      leave()
       giveBack(0)
       return finish(
         'failed',

@@ -6,7 +6,7 @@ import type { Feature, ModelRequest } from '../../routing/types.ts'
 import { type ReadBody, readBody } from '../body.ts'
 import { type Facts, isGiven, isRecord, missing, optionalBoolean, optionalRecord, positiveInteger, wrong } from '../fields.ts'
 import { type Knobs, readCopies, readModel } from './model.ts'
-import { prefixOf } from './prefix.ts'
+import { prefixOf, type SizeSoFar } from './prefix.ts'
 import { choiceOf, withModel } from './provider-fields.ts'
 import { isResponsesShaped, readResponsesRequest } from './responses/request.ts'
 
@@ -40,12 +40,12 @@ export function readChatBody(given: ReadBody, knobs: Knobs): ModelRequest {
   const content = readMessages(facts.messages)
   const tools = ['tools', 'functions'].reduce((bytes, name) => bytes + (isGiven(facts[name]) ? sizeOf(facts[name], name) : 0), 0)
   const copies = readCopies(facts)
-  const { features, ...size } = content
+  const { features, sizes, ...size } = content
   const prompt = estimateTokens({ ...size, textBytes: content.textBytes + tools })
   return {
     id: knobs.requestId,
     operation: 'chat',
-    body,
+    body: body.kept,
     model: readModel(body),
     stream,
     includeUsage: stream && streamOptions?.include_usage === true,
@@ -59,7 +59,7 @@ export function readChatBody(given: ReadBody, knobs: Knobs): ModelRequest {
     embedding: null,
     localOnly: knobs.localOnly,
     ...choiceOf(body, knobs),
-    ...prefixOf(facts.messages, { expectedTokens: prompt.expected, toolsBytes: tools })
+    ...prefixOf(body, { expectedTokens: prompt.expected, toolsBytes: tools, sizes })
   }
 }
 
@@ -70,18 +70,29 @@ interface Content {
   fileBytes: number
   soundBytes: number
   features: Set<Feature>
+  /** After each message. */
+  sizes: SizeSoFar[]
 }
 
 function readMessages(value: unknown): Content {
   if (value === undefined || value === null) throw missing('messages', 'a list of messages')
   if (!Array.isArray(value) || value.length === 0) throw wrong('messages', 'a list of at least one message', value)
-  const content: Content = { textBytes: 0, messages: value.length, pictures: 0, fileBytes: 0, soundBytes: 0, features: new Set() }
+  const content: Content = {
+    textBytes: 0,
+    messages: value.length,
+    pictures: 0,
+    fileBytes: 0,
+    soundBytes: 0,
+    features: new Set(),
+    sizes: []
+  }
   value.forEach((message: unknown, index) => {
     if (!isRecord(message)) throw wrong(`messages[${index}]`, 'an object with a role', message)
     if (typeof message.role !== 'string') throw wrong(`messages[${index}].role`, 'a string', message.role)
     readContent(message.content, `messages[${index}].content`, content)
     if (message.tool_calls !== undefined && message.tool_calls !== null)
       content.textBytes += sizeOf(message.tool_calls, `messages[${index}].tool_calls`)
+    content.sizes.push({ textBytes: content.textBytes, pictures: content.pictures })
   })
   return content
 }

@@ -29,7 +29,7 @@ export async function readCompletionRequest(bytes: Buffer, knobs: Knobs): Promis
   return {
     id: knobs.requestId,
     operation: 'complete',
-    body,
+    body: body.kept,
     model,
     stream,
     includeUsage: stream && streamOptions?.include_usage === true,

@@ -21,7 +21,7 @@ export async function readEmbeddingRequest(bytes: Buffer, knobs: Knobs): Promise
   return {
     id: knobs.requestId,
     operation: 'embed',
-    body,
+    body: body.kept,
     model,
     stream: false,
     includeUsage: false,

@@ -40,6 +40,6 @@ function namesFor(model: string, provider: string | null): readonly string[] {
 }
 
 function bound(request: ModelRequest, model: string, provider: string | null): ModelRequest {
-  const body = model === request.model ? request.body : readBody(request.body.with({ model }))
+  const body = model === request.model ? request.body : readBody(request.body.with({ model })).kept
   return { ...request, model, body, ...(provider === null ? {} : { providers: [provider] }) }
 }

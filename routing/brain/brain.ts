@@ -5,6 +5,7 @@ import type { Catalog } from '../catalog.ts'
 import { canonical } from '../catalog.ts'
 import { priceAt } from '../cost.ts'
 import { timeOf } from '../ids.ts'
+import { Passing, Places } from '../places.ts'
 import type { CallRecord } from '../ports.ts'
 import type { Profile } from '../profile.ts'
 import type { Caller, Device, ModelRequest, RequestLimit, Target, TokenPrice } from '../types.ts'
@@ -101,6 +102,8 @@ interface Running {
   readonly isCold: boolean
   hasBegun: boolean
   streamed: number
+  /** Among those of its machine; null = rented. */
+  place: number | null
 }
 
 type OwnPace = Extract<Pace, { kind: 'own' }>
@@ -111,7 +114,7 @@ interface Place {
   readonly slow: number
 }
 
-const noCalls: ReadonlySet<Running> = new Set()
+const noCalls = new Places<Running>()
 const paceForMs = 1_000
 const reservedAtMost = 1_000
 // A machine that others fill is asked again after as long.
@@ -133,10 +136,10 @@ export function createBrain(ports: BrainPorts): Brain {
   const rented = createRentedModel()
   const affinity = createAffinity()
   const warmth = createWarmth()
-  const running = new Map<string, Running>()
+  const running = new Passing<Running>()
   /** Attempts that count against their provider's limit and have not begun. Some never begin. */
   const reserved = new LRUCache<string, true>({ max: reservedAtMost })
-  const onDevice = new Map<string, Set<Running>>()
+  const onDevice = new Map<string, Places<Running>>()
   const memories = createMemories({ catalog: ports.catalog, now: ports.now, warmth, loadS: target => ownPace(target).loadS, callsOn })
   const refusedLast = new Map<string, { readonly targetId: string; readonly atS: number }>()
   let revision = 0
@@ -146,7 +149,7 @@ export function createBrain(ports: BrainPorts): Brain {
 
   const nowS = (): number => ports.now() / 1_000
 
-  function callsOn(upstreamId: string): ReadonlySet<Running> {
+  function callsOn(upstreamId: string): Places<Running> {
     return onDevice.get(upstreamId) ?? noCalls
   }
 
@@ -299,7 +302,7 @@ export function createBrain(ports: BrainPorts): Brain {
     const call = running.get(attemptId)
     if (call === undefined) return
     running.delete(attemptId)
-    onDevice.get(target.upstream.id)?.delete(call)
+    if (call.place !== null) onDevice.get(target.upstream.id)?.remove(call.place)
     fullUntil.delete(target.upstream.device?.id ?? '')
     revision++
     const isOwn = target.upstream.device !== null
@@ -403,11 +406,16 @@ export function createBrain(ports: BrainPorts): Brain {
         startedAt: ports.now(),
         isCold,
         hasBegun: false,
-        streamed: 0
+        streamed: 0,
+        place: null
       }
       running.set(attemptId, call)
       if (!isOwn && !reserved.delete(attemptId)) sent(target)
-      if (isOwn) onDevice.set(target.upstream.id, (onDevice.get(target.upstream.id) ?? new Set()).add(call))
+      if (isOwn) {
+        const here = onDevice.get(target.upstream.id) ?? new Places<Running>()
+        onDevice.set(target.upstream.id, here)
+        call.place = here.add(call)
+      }
       if (!isCold) return
       // Vectors come when all of them are made.
       const afterS = request.operation === 'embed' ? null : slowestPrompt * request.prompt.expected * ownPace(target).promptS

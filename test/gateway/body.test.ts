@@ -27,6 +27,23 @@ t.test('a body is read once for facts and once for texts, and kept as it came', 
   t.equal(body.with({}), body.bytes, 'no changes, no copy')
 })
 
+t.test('messages are found with their ends, however they are written; what is kept holds nothing that was only looked at', async t => {
+  const list =
+    ' [ {"role":"user","content":"a,]}\\""} ,\n{"role":"assistant","tool_calls":[{"a":[1,2]},{}]}, {"role":"user","content":[{"type":"text"}]} ]'
+  const body = read(`{"model":"m","messages":${list},"n":[1,2]}`)
+  const { bytes, ends } = body.messages() as NonNullable<ReturnType<typeof body.messages>>
+  t.equal(bytes.toString(), list.trim())
+  t.same(
+    ends.map((end, at) => JSON.parse(bytes.subarray((ends[at - 1] ?? 0) + 1, end).toString()).role),
+    ['user', 'assistant', 'user']
+  )
+  t.equal(read('{"model":"m"}').messages(), null)
+  t.equal(read('{"messages":"none"}').messages(), null)
+  t.notOk('facts' in body.kept)
+  t.same(body.kept.json(), body.json())
+  t.equal(body.kept.bytes, body.bytes)
+})
+
 t.test('values are replaced, added and removed, and everything else stays to the byte', async t => {
   const cases: readonly [text: string, changes: Record<string, unknown>, expected: string][] = [
     ['{"model":"a"}', { model: 'b' }, '{"model":"b"}'],

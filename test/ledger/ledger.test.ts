@@ -98,21 +98,29 @@ const failed = (code: ErrorCode, options: ErrorOptions = {}, changes: Partial<Se
     ...changes
   })
 
+/** Until this turn of the loop is over. */
+function turn(): Promise<void> {
+  return new Promise(resolve => setImmediate(resolve))
+}
+
 /** A ledger whose journal and database write down what they are told. */
 function createBooks(behaviour: { readonly insert?: (rows: readonly CostRow[]) => Promise<void> } = {}) {
-  const journal = { intents: [] as CostRow[], settled: [] as CostRow[], stored: [] as string[], closed: 0, fails: false }
+  const journal = { intents: [] as CostRow[], settled: [] as CostRow[], stored: [] as string[], writes: 0, closed: 0, fails: false }
   const inserted: (readonly CostRow[])[] = []
   const logged: string[] = []
   let nowMs = 1_000
   const ledger: RunningLedger = createLedger({
     journal: {
-      intent(row) {
+      intent(row, settled = []) {
         if (journal.fails) throw new Error('no space left')
+        journal.writes++
+        journal.settled.push(...settled)
         journal.intents.push(row)
       },
-      settle(row) {
+      settle(...rows) {
         if (journal.fails) throw new Error('no space left')
-        journal.settled.push(row)
+        journal.writes++
+        journal.settled.push(...rows)
       },
       stored: rows => journal.stored.push(...rows.map(({ attemptId }) => attemptId)),
       close: () => journal.closed++
@@ -197,7 +205,35 @@ t.test('an attempt is settled once', async t => {
   ledger.settle(attempt, settlement())
   t.throws(() => ledger.settle(attempt, settlement()), /twice/)
   t.throws(() => ledger.settle(attemptFor('b'), settlement()), /never begun/)
+  await turn()
   t.equal(journal.settled.length, 1)
+})
+
+t.test('settlements are in the journal when the turn of the loop is over, or with the next intent, in one write', async t => {
+  const { book, ledger, journal } = createBooks()
+  book('a')
+  t.equal(journal.writes, 1, 'its intent')
+  book('b')
+  t.equal(journal.writes, 2, 'the settlement of the first went with the intent of the second')
+  t.same(
+    journal.settled.map(({ attemptId }) => attemptId),
+    ['a']
+  )
+  book('c')
+  await turn()
+  t.equal(journal.writes, 4)
+  t.same(
+    journal.settled.map(({ attemptId }) => attemptId),
+    ['a', 'b', 'c']
+  )
+  await turn()
+  t.equal(journal.writes, 4, 'and nothing is written twice')
+  book('d')
+  journal.fails = true
+  t.throws(() => ledger.begin(attemptFor('e'), caller))
+  journal.fails = false
+  await turn()
+  t.equal(journal.settled.at(-1)?.attemptId, 'd', 'an intent that could not be written takes no settlement with it')
 })
 
 const own: Kind = { price: { source: 'electricity', tokens: null }, device }
@@ -312,6 +348,7 @@ t.test('what an attempt costs: counted, estimated, known to be nothing, or unkno
     const { book, journal } = createBooks()
     const [promptTokens, completionTokens] = tokens
     t.strictSame(book('a', kind, how), { nanoUsd, estimated, promptTokens, completionTokens }, name)
+    await turn()
     const [row] = journal.settled
     t.strictSame(
       [row?.costNanoUsd, row?.priceSource, row?.estimated, row?.promptTokens, row?.completionTokens, row?.outcome, row?.errorCode],
@@ -324,8 +361,10 @@ t.test('what an attempt costs: counted, estimated, known to be nothing, or unkno
 t.test('a settled row is whole numbers, within what the table takes', async t => {
   const { book, journal } = createBooks()
   book('a', {}, settlement({ usage: usage({ cachedTokens: 99, reasoningTokens: 2 }) }))
+  await turn()
   t.match(journal.settled[0], { cachedTokens: 40, reasoningTokens: 2, ttftMs: 101, durationMs: 2_000, startedAt: 1_000, finishedAt: 1_001 })
   book('b', {}, settlement({ ttftMs: null }))
+  await turn()
   t.equal(journal.settled[1]?.ttftMs, null)
 })
 
@@ -334,6 +373,7 @@ t.test('a settlement the journal refuses still goes to the database', async t =>
   ledger.begin(attemptFor('a'), caller)
   journal.fails = true
   t.equal(ledger.settle(attemptFor('a'), settlement()).nanoUsd, 90_000)
+  await turn()
   t.equal(logged.length, 1)
   await pass(100)
   t.same(ids(), ['a'])
@@ -423,6 +463,7 @@ t.test('50,000 rows wait in memory, what comes then waits in the journal, and is
     }
   })
   for (let index = 0; index < 50_010; index++) book(`a${index}`)
+  await turn()
   t.equal(journal.settled.length, 50_010)
   t.equal(logged.length, 1)
   isAway = false
