@@ -8,6 +8,7 @@ import type { Reply, ReplyFacts, RunSummary } from '../routing/ports.ts'
 import type { Run } from '../routing/run.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { Patience } from '../routing/types.ts'
+import { type BodyWriter, createBodyWriter } from './chunked.ts'
 import { type RequestContext, standardHeaders } from './context.ts'
 import { errorReply } from './plugins/errors.ts'
 import type { Presenter } from './presenter.ts'
@@ -67,6 +68,8 @@ export function createReply({
   let pendingBytes = 0
   let pendingSince = openedAt
   let facts: ReplyFacts | null = null
+  /** Of a stream, once its head is out. */
+  let writer: BodyWriter | null = null
   let isOver = false
   // The run goes on for nobody: what it says is thrown away.
   let isGone = false
@@ -135,6 +138,7 @@ export function createReply({
 
   function openStream(facts: ReplyFacts | null): void {
     response.writeHead(200, { ...standardHeaders(context), ...streamHeaders, ...(facts === null ? {} : factHeaders(shown(facts))) })
+    writer = createBodyWriter(response)
     const opening = presenter.open()
     if (opening !== null) write(opening)
     if (place !== null) tellPlace()
@@ -158,7 +162,7 @@ export function createReply({
 
   function write(bytes: Buffer): boolean {
     lastWriteAt = performance.now()
-    return response.write(bytes)
+    return writer === null || writer.write(bytes)
   }
 
   function send(status: number, headers: Readonly<Record<string, string>>, body: Buffer | string): void {
@@ -214,7 +218,7 @@ export function createReply({
     },
     finish(done) {
       if (isGone) return
-      response.end(presenter.finish(done))
+      writer?.end(presenter.finish(done))
     },
     fail(failure) {
       stopTimers()
@@ -223,7 +227,7 @@ export function createReply({
       if (response.destroyed) return
       if (response.headersSent) {
         // A clean end without [DONE] would be taken for a whole answer.
-        response.end(presenter.fail(error))
+        writer?.end(presenter.fail(error))
         return
       }
       const answer = errorReply(error)
