@@ -7,13 +7,25 @@ import { GatewayError } from '../routing/errors.ts'
 
 // What a disk that is full, or a reader that is slow, may make us keep; newer lines are dropped beyond it.
 const waitingBytesAtMost = 16 * 1024 * 1024
+// So much a pipe takes in one piece (PIPE_BUF): lines of several processes do not mix.
+const pipeBytes = 4_096
 
 /**
  * Buffered: lines are written in batches, at the latest after 200 ms, and at `flush`.
+ * `isShared`: others write to the same place.
  * A reader that closed its end (a pager, a terminal) is no reason to stop serving: from then on nothing is written.
  */
-export function createLog(level: string, fd = 1): { readonly log: Logger; flush(): void } {
-  const destination = pino.destination({ fd, sync: false, minLength: 4_096, maxLength: waitingBytesAtMost })
+export function createLog(
+  level: string,
+  { fd = 1, isShared = false }: { readonly fd?: number; readonly isShared?: boolean } = {}
+): { readonly log: Logger; flush(): void } {
+  const destination = pino.destination({
+    fd,
+    sync: false,
+    minLength: isShared ? pipeBytes / 2 : pipeBytes,
+    maxLength: waitingBytesAtMost,
+    ...(isShared && { maxWrite: pipeBytes })
+  })
   const timer = setInterval(() => destination.flush(), 200)
   timer.unref()
   // The banner goes there by another way, and warnings of Node's do.

@@ -22,7 +22,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .command('serve')
     .description('start the gateway')
     .action(async () => {
-      await (await import('./serve.ts')).serve()
+      await (await import('./workers.ts')).serveAll()
     })
   program
     .command('migrate')

@@ -39,7 +39,7 @@ import { removeProcess, seenProcess, silentProcesses, sweepProcesses } from '../
 import { releaseProcessSlots } from '../store/slots.ts'
 import { banner } from './banner.ts'
 import { createBenchmarks } from './benchmarks.ts'
-import { loadSettings, redactedSummary, type Settings } from './config.ts'
+import { redactedSummary, type Settings } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
 import { demoTarget } from './demo.ts'
 import { createDimensions } from './dimensions.ts'
@@ -54,6 +54,7 @@ import { openPlanner } from './planner.ts'
 import { makeDirectory } from './postgres-binaries.ts'
 import { openQueue } from './queue.ts'
 import { onShutdown } from './shutdown.ts'
+import { joinSiblings, type Siblings } from './siblings.ts'
 import { createSlots } from './slots.ts'
 import type { Telemetry } from './telemetry.ts'
 import { version } from './version.ts'
@@ -68,15 +69,15 @@ const drainMs = 25_000
 const recoverEveryMs = 30_000
 
 /** Resolves when the server listens. Throws an Error with one line for the operator when it cannot. */
-export async function serve(): Promise<void> {
-  const settings = await loadSettings()
-  const { log, flush } = createLog(settings.logLevel)
+export async function serve(settings: Settings): Promise<void> {
+  const siblings = joinSiblings()
+  const { log, flush } = createLog(settings.logLevel, { isShared: siblings !== null })
   const warn = (message: string, error?: unknown): void => log.warn(error === undefined || error === null ? {} : { err: error }, message)
   const database = await openDatabase({ settings, poolSize: 10, log: warn })
   // What stands when the start fails half-way is taken down again, the last thing first: no server is left running.
   const opened: (() => unknown)[] = [() => database.close()]
   try {
-    await start({ settings, log, flush, warn, database, opened })
+    await start({ settings, log, flush, warn, database, opened, siblings })
   } catch (error) {
     for (const close of opened.reverse()) await Promise.resolve(close()).catch(() => {})
     flush()
@@ -91,9 +92,11 @@ interface Ground {
   readonly warn: (message: string, error?: unknown) => void
   readonly database: Database
   readonly opened: (() => unknown)[]
+  /** Other gateways of this machine; null = there are none. */
+  readonly siblings: Siblings | null
 }
 
-async function start({ settings, log, flush, warn, database, opened }: Ground): Promise<void> {
+async function start({ settings, log, flush, warn, database, opened, siblings }: Ground): Promise<void> {
   const now = (): number => performance.now()
   const newId = (): string => uuidv7(Date.now())
 
@@ -331,6 +334,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
             device === null ? [] : [{ device: device.id, max: device.maxConcurrency, inUse: load.inFlight(id) }]
           ),
       jobs: waiting.counts,
+      ...(siblings !== null && { others: siblings.metrics }),
       breakers: () => inventory.catalog().source.targets.map(({ id }) => ({ target: id, open: breakers.isOpen(id) }))
     },
     pingDatabase: async () => {
@@ -343,6 +347,7 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
     logFault: (message, error) => log.error({ err: error }, message)
   })
   waiting.countIn(gateway.jobMetrics)
+  siblings?.answer(gateway.counted)
 
   async function stop(): Promise<void> {
     clearInterval(chores)
@@ -403,6 +408,9 @@ async function start({ settings, log, flush, warn, database, opened }: Ground): 
       await stop()
     }
   })
+  siblings?.ready()
+  // Of several the first speaks for all.
+  if (siblings?.isFirst === false) return void log.info({ pid: process.pid }, 'another worker is ready')
   process.stdout.write(
     banner(
       {

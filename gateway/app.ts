@@ -59,7 +59,7 @@ export interface AppPorts {
   /** What is not interpreted: where it goes, and how it is booked. */
   readonly passthrough: Pick<PassthroughPorts, 'provider' | 'paths' | 'localOnly' | 'ledger' | 'outbound' | 'target'>
   /** Of machines and breakers; the rest of the metrics is counted here. */
-  readonly state: Pick<MetricsPorts, 'slots' | 'breakers' | 'jobs'>
+  readonly state: Pick<MetricsPorts, 'slots' | 'breakers' | 'jobs' | 'others'>
   readonly pingDatabase: () => Promise<void>
   readonly auth: boolean
   readonly allowedHosts: readonly string[]
@@ -84,6 +84,8 @@ export interface Gateway {
   readonly app: FastifyInstance
   /** What happened to jobs is counted here, wherever it happened in this process. */
   readonly jobMetrics: JobMetrics
+  /** What this process has counted, for others of its kind. */
+  counted(): Promise<readonly unknown[]>
   /** Refuses new requests, lets the open ones finish for `ms`, then ends them with an error frame, and closes. */
   drain(ms: number): Promise<void>
 }
@@ -210,5 +212,5 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
     clearTimeout(late)
   }
 
-  return { app, jobMetrics: metrics, drain }
+  return { app, jobMetrics: metrics, counted: metrics.counted, drain }
 }

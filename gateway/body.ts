@@ -13,7 +13,7 @@ const maxTokens = 200_000
 const prototypeKey = /"(?:_|\\u005[fF]){2}(?:p|\\u0070)(?:r|\\u0072)(?:o|\\u006[fF])(?:t|\\u0074)(?:o|\\u006[fF])(?:_|\\u005[fF]){2}"\s*:/
 
 // A search for bytes need not encode them first.
-const escape = Buffer.from('\\u00')
+const unicodeEscape = Buffer.from('\\u00')
 const prototypeName = Buffer.from('__proto__')
 
 interface Entry {
@@ -51,7 +51,7 @@ export function readBody(given: Buffer): ReadBody {
   const bytes = withoutMark(given)
   if (!isUtf8(bytes)) throw new GatewayError('invalid_request', 'The request body is not valid UTF-8.')
   const { entries, namesPrototype } = scan(bytes)
-  if ((namesPrototype || (bytes.includes(0x5c) && bytes.includes(escape))) && prototypeKey.test(bytes.toString('latin1'))) {
+  if ((namesPrototype || (bytes.includes(0x5c) && bytes.includes(unicodeEscape))) && prototypeKey.test(bytes.toString('latin1'))) {
     throw new GatewayError('invalid_request', 'The request body has a key "__proto__", which is not allowed.')
   }
   const facts = parse(bytes.toString('latin1'))

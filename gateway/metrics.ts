@@ -1,6 +1,6 @@
-// The numbers of this process for Prometheus. The only file that knows prom-client.
+// The numbers of this process, or of all of this machine together, for Prometheus. The only file that knows prom-client.
 
-import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { type Aggregator, AggregatorRegistry, Counter, Gauge, Histogram, type MetricObject, Registry } from 'prom-client'
 import type { CallRecord, Outcome } from '../routing/ports.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { RequestContext } from './context.ts'
@@ -16,6 +16,8 @@ export interface MetricsPorts {
   readonly openStreams: () => number
   /** Over all processes; absent where there is no queue, null while nobody knows. */
   readonly jobs?: () => JobCounts | null
+  /** What each other process behind the same port has counted, from their `counted`. Absent = there are none. */
+  readonly others?: () => Promise<readonly (readonly unknown[])[]>
 }
 
 export type LimitName = 'requests' | 'tokens' | 'concurrency'
@@ -27,13 +29,16 @@ export interface Metrics extends JobMetrics {
   limited(limit: LimitName): void
   began(): void
   ended(): void
-  /** All of it, in Prometheus's text form. */
+  /** All of it, in Prometheus's text form. Rejects when another process does not say what it has counted. */
   text(): Promise<string>
+  /** Of this process, for another one's `text`. */
+  counted(): Promise<readonly unknown[]>
   readonly contentType: string
 }
 
 // Each value of a label is one more series, or eleven where a histogram has it, so every list has an end; what is
 // beyond it is counted as "other". Sources, keys and models are never labels.
+const slotsName = 'llm_mcp_device_slots'
 const providersAtMost = 6
 const devicesAtMost = 16
 const breakersAtMost = 16
@@ -86,20 +91,26 @@ export function createMetrics(ports: MetricsPorts): Metrics {
   let inFlight = 0
   gauge('llm_mcp_requests_in_flight', 'Requests being handled.', [], gauge => gauge.set(inFlight))
   gauge('llm_mcp_open_streams', 'Model answers that are not over.', [], gauge => gauge.set(ports.openStreams()))
-  gauge('llm_mcp_device_slots', 'Places on a machine: all there are, and those this process uses.', ['device', 'state'], gauge => {
+  gauge(slotsName, 'Places on a machine: all there are, and those this process uses.', ['device', 'state'], gauge => {
     for (const [at, { device, max, inUse }] of ports.slots().entries()) {
       const label = at < devicesAtMost ? labelOf(device) : other
       gauge.inc({ device: label, state: 'max' }, max)
       gauge.inc({ device: label, state: 'used' }, inUse)
     }
   })
-  gauge('llm_mcp_breaker_open', 'Targets whose circuit breaker is open; those with a closed one are not listed.', ['target'], gauge => {
-    const open = ports.breakers().filter(breaker => breaker.open)
-    for (const { target } of open.slice(0, breakersAtMost)) gauge.set({ target: labelOf(target) }, 1)
-    if (open.length > breakersAtMost) gauge.set({ target: other }, open.length - breakersAtMost)
-  })
-  gauge('llm_mcp_build_info', 'Always 1.', ['version'], gauge => gauge.set({ version: labelOf(ports.version) }, 1))
-  for (const { name, help, read } of processNumbers()) gauge(name, help, [], gauge => gauge.set(read()))
+  gauge(
+    'llm_mcp_breaker_open',
+    'Targets whose circuit breaker is open; those with a closed one are not listed.',
+    ['target'],
+    gauge => {
+      const open = ports.breakers().filter(breaker => breaker.open)
+      for (const { target } of open.slice(0, breakersAtMost)) gauge.set({ target: labelOf(target) }, 1)
+      if (open.length > breakersAtMost) gauge.set({ target: other }, open.length - breakersAtMost)
+    },
+    'max'
+  )
+  gauge('llm_mcp_build_info', 'Always 1.', ['version'], gauge => gauge.set({ version: labelOf(ports.version) }, 1), 'max')
+  for (const { name, help, read, together } of processNumbers()) gauge(name, help, [], gauge => gauge.set(read()), together)
 
   // Children are kept: to find them by their labels again would cost more than to count.
   const limitChildren = {
@@ -153,10 +164,23 @@ export function createMetrics(ports: MetricsPorts): Metrics {
     else provider.cost.inc(atLeastZero(settled.nanoUsd) / 1e9)
   }
 
+  /** Without what is the same for all: whoever adds up has it. */
+  async function counted(): Promise<readonly unknown[]> {
+    const metrics = await registry.getMetricsAsJSON()
+    return metrics.map(metric =>
+      metric.name === slotsName ? { ...metric, values: (metric.values ?? []).filter(({ labels }) => labels.state !== 'max') } : metric
+    )
+  }
+
   return {
     ...jobs,
     contentType: registry.contentType,
-    text: () => registry.metrics(),
+    async text() {
+      if (ports.others === undefined) return registry.metrics()
+      const others = (await ports.others()) as readonly (readonly MetricObject[])[]
+      return AggregatorRegistry.aggregate([await registry.getMetricsAsJSON(), ...others]).metrics()
+    },
+    counted,
     began() {
       inFlight++
     },
@@ -202,12 +226,14 @@ interface ProviderChildren {
 
 function instruments(registry: Registry) {
   const registers = [registry]
-  const gauge = (name: string, help: string, labelNames: string[], collect: (gauge: Gauge) => void): void => {
+  /** `together`: of several processes. */
+  const gauge = (name: string, help: string, labelNames: string[], collect: (gauge: Gauge) => void, together: Aggregator = 'sum'): void => {
     const made: Gauge = new Gauge({
       name,
       help,
       labelNames,
       registers,
+      aggregator: together,
       // Asked when it is read, so that nothing has to keep it up to date.
       collect() {
         made.reset()

@@ -13,7 +13,7 @@ t.teardown(() => mock.timers.reset())
 
 t.test('a reader that closed its end is written to no more, and nothing is kept for it', async t => {
   const { path, reading, writing } = pipe(t)
-  const { log, flush } = createLog('info', writing)
+  const { log, flush } = createLog('info', { fd: writing })
   log.info({ requestId: 'r1' }, 'first')
   flush()
   const line = Buffer.alloc(1_000)
@@ -51,7 +51,7 @@ t.test('a reader that closed its end is written to no more, and nothing is kept 
 
 t.test('what nobody reads yet is kept up to a bound', async t => {
   const { reading, writing } = pipe(t)
-  const { log } = createLog('info', writing)
+  const { log } = createLog('info', { fd: writing })
   const held = () => process.memoryUsage().heapUsed + process.memoryUsage().external
   const before = held()
   for (let number = 0; number < 100_000; number++) log.info({ text: 'x'.repeat(1_000) }, 'unread')

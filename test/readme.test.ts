@@ -215,11 +215,9 @@ t.test('the configurations of the documents are in order', async t => {
 
 t.test('every setting of the documents is one, and every one is in the documents', async t => {
   const code = await readFile(join(copy.folder, 'bin/config/environment.ts'), 'utf8')
-  // What is read only to be refused is no setting.
-  const unready = ['WORKERS']
   const read = [...code.matchAll(/(?:text|number|choice|secret|url)\('([A-Z0-9_]+)'|environment\.([A-Z0-9_]+)/g)]
     .map(([, a, b]) => a ?? b)
-    .filter(name => name !== undefined && !unready.includes(name) && name === name.toUpperCase())
+    .filter(name => name !== undefined && name === name.toUpperCase())
   const documents = await readFile(join(copy.folder, 'docs/configuration.md'), 'utf8')
   const rows = [...documents.matchAll(/^\| (`[^|]+) \|/gm)].flatMap(([, names = '']) =>
     [...names.matchAll(/`([A-Z0-9_]{4,})`/g)].map(([, name]) => name)

@@ -36,6 +36,8 @@ export interface OwnSettings {
   /** Started by `npm start`, `npm run`. */
   readonly underNpm: boolean
   readonly deviceMaxConcurrency: number | null
+  /** Processes on this machine, behind one port. */
+  readonly workers: number
   /** `gateway`: HTTP; `worker`: runs jobs, listens on no port; `planner`: what runs by itself; `all`: everything. */
   readonly role: Role
   /** How long jobs are kept after their end. */
@@ -88,6 +90,8 @@ export interface RentedSettings {
 
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 const minAdminKeyLength = 24
+// Each takes 200 MB and ten connections of the database.
+const maxWorkers = 64
 // A century: what it is for is to catch a time in other units.
 const maxRetentionDays = 36_500
 
@@ -106,7 +110,6 @@ const clientNames = ['KEY', 'URL']
 /** Never throws: what is wrong is added to `problems`, and its default stands in. */
 export function readEnvironment(environment: Environment, cwd: string, problems: string[]): EnvironmentSettings {
   refuseUnknown()
-  refuseUnready()
   const host = readHost()
   const ollama = parseOllamaHost(environment.OLLAMA_HOST ?? '')
   return {
@@ -126,6 +129,7 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
     ollamaUrl: ollama === null ? null : checkedUrl('OLLAMA_HOST', ollama),
     openai: openaiSettings(),
     openrouter: { key: secret('OPENROUTER_API_KEY'), url: url('OPENROUTER_UPSTREAM_URL') },
+    workers: number('WORKERS', { least: 1, most: maxWorkers, integer: true }) ?? 1,
     deviceMaxConcurrency: number('DEVICE_MAX_CONCURRENCY', { least: 1, most: maxConcurrencyLimit, integer: true }),
     discovery: {
       everySeconds: number('DISCOVERY_INTERVAL', { least: 0, most: 86_400, integer: true }) ?? 0,
@@ -328,12 +332,6 @@ export function readEnvironment(environment: Environment, cwd: string, problems:
         )
     }
     return [...new Set(receivers)]
-  }
-
-  /** Settings of the pieces to come: silence would look like obedience. */
-  function refuseUnready(): void {
-    const workers = text('WORKERS')
-    if (workers !== null && workers !== '1') problems.push(`WORKERS can only be 1 in this version, got ${shown(workers)}`)
   }
 
   function refuseUnknown(): void {

@@ -38,7 +38,8 @@ interface Instruments {
     name: string,
     help: string,
     labels: string[],
-    collect: (gauge: { set(labels: Record<string, string>, value: number): void; set(value: number): void; remove(): void }) => void
+    collect: (gauge: { set(labels: Record<string, string>, value: number): void; set(value: number): void; remove(): void }) => void,
+    together?: 'max'
   ): void
 }
 
@@ -55,16 +56,28 @@ export function createJobMetrics({ counter, histogram, gauge }: Instruments, cou
     'Requests that found every machine full: queued, refused because too many wait, or given up because their turn did not come.',
     'outcome'
   )
-  gauge('llm_mcp_jobs_waiting', 'Jobs that wait, those of interactive requests among them; over all processes.', ['class'], gauge => {
-    const waiting = counts?.()?.waiting
-    if (waiting === undefined) return
-    for (const jobClass of jobClasses) gauge.set({ class: jobClass }, waiting[jobClass] ?? 0)
-  })
-  gauge('llm_mcp_jobs_running', 'Jobs that run; over all processes.', [], gauge => {
-    const running = counts?.()?.running
-    if (running === undefined) gauge.remove()
-    else gauge.set(running)
-  })
+  gauge(
+    'llm_mcp_jobs_waiting',
+    'Jobs that wait, those of interactive requests among them; over all processes.',
+    ['class'],
+    gauge => {
+      const waiting = counts?.()?.waiting
+      if (waiting === undefined) return
+      for (const jobClass of jobClasses) gauge.set({ class: jobClass }, waiting[jobClass] ?? 0)
+    },
+    'max'
+  )
+  gauge(
+    'llm_mcp_jobs_running',
+    'Jobs that run; over all processes.',
+    [],
+    gauge => {
+      const running = counts?.()?.running
+      if (running === undefined) gauge.remove()
+      else gauge.set(running)
+    },
+    'max'
+  )
 
   return {
     job: ({ kind, status }) => jobs.labels(jobKinds.includes(kind) ? kind : 'other', status).inc(),

@@ -6,6 +6,8 @@ export interface ProcessNumber {
   readonly name: string
   readonly help: string
   readonly read: () => number
+  /** What it is of several processes together; absent = their sum. */
+  readonly together?: 'min' | 'max'
 }
 
 // A timer of Node's own; at this pace it is not seen in a profile.
@@ -28,7 +30,8 @@ export function processNumbers(): readonly ProcessNumber[] {
     {
       name: 'process_start_time_seconds',
       help: 'When this process began, since the epoch.',
-      read: () => performance.timeOrigin / 1_000
+      read: () => performance.timeOrigin / 1_000,
+      together: 'min'
     },
     {
       name: 'nodejs_eventloop_lag_max_seconds',
@@ -38,7 +41,8 @@ export function processNumbers(): readonly ProcessNumber[] {
         const lagMs = Math.max(0, delays.max / 1e6 - sampleMs)
         delays.reset()
         return lagMs / 1_000
-      }
+      },
+      together: 'max'
     }
   ]
 }
