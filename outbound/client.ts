@@ -63,7 +63,7 @@ export function createOutbound(): Outbound {
     let pool = pools.get(key)
     if (pool === undefined) {
       pool = new Pool(origin, {
-        connections: 4096,
+        connections: 16_384,
         pipelining: 1,
         headersTimeout: 0,
         bodyTimeout: 0,

@@ -28,9 +28,9 @@ export function createSseSplitter(maxEventBytes: number): SseSplitter {
       return null
     }
     const complete = carryBytes === 0 ? chunk.subarray(0, end) : Buffer.concat([...carry, chunk.subarray(0, end)])
-    const left = chunk.subarray(end)
-    carry = left.length === 0 ? [] : [left]
-    carryBytes = left.length
+    // A copy: a view of a few bytes would keep all 64 kB of what was read, for as long as the reader stands still.
+    carry = end === chunk.length ? [] : [Buffer.from(chunk.subarray(end))]
+    carryBytes = chunk.length - end
     return complete
   }
 

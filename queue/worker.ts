@@ -2,6 +2,7 @@
 
 import type { Decision } from '../routing/decide.ts'
 import { GatewayError } from '../routing/errors.ts'
+import { deadlineExceeded } from '../routing/patience.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { ModelRequest, Target } from '../routing/types.ts'
 import { type Candidate, setAside } from '../store/jobs/candidates.ts'
@@ -86,6 +87,11 @@ const homelessEvery = 60
 const missesAtMost = 3
 // So long after that several are asked for at once.
 const contendedForMs = 1_000
+
+// As with a deadline that is hard.
+const lateShare = 0.5
+// What comes between the model's own time and the client's clock.
+const lateMargin = 1.05
 
 const interactive = jobClasses.indexOf('interactive')
 const batch = jobClasses.indexOf('batch')
@@ -256,6 +262,9 @@ export function createWorker(ports: WorkerPorts): Worker {
       if (decision.action === 'refuse') {
         return mayComeBack(job, decision) ? { what: 'aside' } : { what: 'refused', error: decision.error }
       }
+      // Its place goes to one that can still be in time: what is sure to be late is told so now, not when its time is over.
+      if (next.length > 0 && isTooLate(job, decision))
+        return { what: 'refused', error: deadlineExceeded(request.patience ?? null, request.stream) }
       // To wait is better than anything it could have now.
       if (decision.action === 'enqueue') {
         wakeFor(decision)
@@ -363,8 +372,10 @@ export function createWorker(ports: WorkerPorts): Worker {
       const jobs = page.filter(job => mayRun(job) && job.request !== null)
       const decisions = ports.schedule(jobs.map(askedOf))
       for (const [at, job] of jobs.entries()) {
-        const target = targetOn(decisions[at] as Decision, deviceId)
-        if (target === null) continue
+        const decision = decisions[at] as Decision
+        const target = targetOn(decision, deviceId)
+        // The next look ends it.
+        if (target === null || (at + 1 < jobs.length && isTooLate(job, decision))) continue
         const { what } = await claim([job], target, attemptId)
         if (what === 'claimed') return 'claimed'
         // The place is not ours any more, or the machine has fewer now.
@@ -400,6 +411,15 @@ function targetOn(decision: Decision, deviceId: string): Target | null {
   const targets = decision.action === 'run' ? decision.ranked : decision.action === 'enqueue' ? decision.feasible : []
   const wanted = decision.planned === undefined ? targets : targets.slice(0, 1)
   return wanted.find(({ upstream }) => upstream.device?.id === deviceId) ?? null
+}
+
+/** Somebody holds the line for it, and would not hear the answer any more, wherever it began now. */
+function isTooLate({ ownerProcess }: Candidate, { planned }: Decision): boolean {
+  if (ownerProcess === null || planned === undefined || planned.estimates.length === 0) return false
+  const { leftS, isStream } = planned.work
+  if (leftS === null) return false
+  // Whoever is served last before that is always at the edge: half a chance each would be half of all places for nothing.
+  return planned.estimates.every(({ missShare, raw }) => missShare > lateShare || (isStream !== true && raw.p90 * lateMargin > leftS))
 }
 
 /** A model that is nowhere, or nowhere where the request may go, may be back; not for ever. */

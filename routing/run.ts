@@ -97,6 +97,7 @@ export interface Calling {
 
 // A machine may notice a closed connection after the next call has arrived; its slot is given on a little later.
 const abortedSlotRestMs = 100
+const refusedPlacesAtMost = 2
 // Usual loads take less.
 const loadWaitMs = 30_000
 
@@ -142,6 +143,7 @@ export function createRun({
   let lastError: GatewayError | null = null
   let largestContextTried = 0
   let hasLookedAgain = false
+  let refusedPlaces = 0
   let route: RouteStart | null = null
 
   begin()
@@ -260,9 +262,12 @@ export function createRun({
     const attempt: Attempt = { id: ports.newId(), request, target }
     const device = target.upstream.device
     if (device === null) return run(attempt, false)
+    // Others wait, or much was taken by others: whoever gives places out finds one sooner than a row of questions does.
+    if (attempts === 0 && refusedPlaces >= refusedPlacesAtMost && overflow !== undefined) return wait()
     ports.slots.claim(device.id, attempt.id, { mayOvertake: claimed !== null }).then(
       granted => {
         if (granted) return prepared(attempt, device.id)
+        refusedPlaces++
         rejected.push({ target: target.id, reason: 'full' })
         ports.brain?.full(device.id)
         waitOrNext()

@@ -33,8 +33,8 @@ const root = fileURLToPath(new URL('../../', import.meta.url))
 const benchFolder = fileURLToPath(new URL('../', import.meta.url))
 const adminKey = 'sk-llm-bench-admin-key-0123456789abcdef'
 
-/** Sixteen machines of 64 places, for a thousand streams. All are the mock. */
-const machineAddresses = Array.from({ length: 16 }, (_, at) => `127.0.0.${at + 2}`)
+/** Sixteen machines, of 64 places each for a thousand streams. All are the provider. */
+export const machineAddresses = Array.from({ length: 16 }, (_, at) => `127.0.0.${at + 2}`)
 
 /** The provider, on the side of the load. */
 export async function startMock(): Promise<Target> {
@@ -52,7 +52,7 @@ async function part(name: string, module: string, args: readonly string[], place
 }
 
 /** All duties on, with its own database; nothing set that README does not name. */
-export async function startGateway(upstream: number, env: Readonly<Record<string, string>> = {}): Promise<Gateway> {
+export async function startGateway(upstream: number, env: Readonly<Record<string, string>> = {}, places = 64): Promise<Gateway> {
   const folder = mkdtempSync(join(tmpdir(), 'llm-mcp-bench-'))
   // An embedded database of root's runs as another account, and must be able to come here.
   chmodSync(folder, 0o755)
@@ -63,7 +63,7 @@ export async function startGateway(upstream: number, env: Readonly<Record<string
     configFile,
     JSON.stringify({
       machines: Object.fromEntries(
-        machineAddresses.map((address, at) => [`box${at + 1}`, { url: `http://${address}:${upstream}`, max_concurrency: 64 }])
+        machineAddresses.map((address, at) => [`box${at + 1}`, { url: `http://${address}:${upstream}`, max_concurrency: places }])
       )
     })
   )

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { createCandidates } from '../../queue/candidates.ts'
 import { createWorker, type Worker, type WorkerPorts } from '../../queue/worker.ts'
-import { workAtMost } from '../../routing/brain/plan.ts'
+import { type Planned, workAtMost } from '../../routing/brain/plan.ts'
 import type { Decision } from '../../routing/decide.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import type { ModelRequest, Target } from '../../routing/types.ts'
@@ -363,4 +363,51 @@ t.test('a long row of jobs that wait keeps none behind it from a machine that is
   t.equal(started.ran[0]?.jobId, last)
   t.equal(waiting.length, 4)
   t.ok(Math.max(...asked) <= workAtMost, 'as many as are planned together')
+})
+
+t.test('whoever would hear its answer too late makes way for the next, and is told so at once', async t => {
+  const { model, target, lane } = await machine(2)
+  const estimate = (missShare: number, p90: number) => ({ missShare, raw: { p50: p90, p90 } })
+  const planned = (request: ModelRequest) => {
+    const isLate = request.id === 'late'
+    return {
+      work: { leftS: 4, isStream: false },
+      estimates: [isLate ? estimate(0, 3.9) : estimate(0, 2)],
+      best: null
+    } as unknown as Planned
+  }
+  const started = start(t, [target], {
+    plan: request => ({ action: 'run', ranked: [target], rejected: [], reason: 'only_target', planned: planned(request) })
+  })
+  const named = (id: string) => ({ request: { ...requestFor(model), id }, owner_process: me })
+  const [first] = await jobs(lane(1), model, [1], named('late'))
+  const [second] = await jobs(lane(1), model, [2], named('in time'))
+  // Nobody holds the line for it, so nobody is late.
+  const [third] = await jobs(lane(1), model, [3], { ...named('late'), owner_process: null })
+  await work(started)
+  await until('two to run', () => started.ran.length === 2)
+  t.same(
+    started.ran.map(({ jobId }) => jobId),
+    [second, third]
+  )
+  t.same(started.refused, [first])
+})
+
+t.test('one that is late and alone is tried all the same', async t => {
+  const { model, target, lane } = await machine(1)
+  const planned = {
+    work: { leftS: 4, isStream: false },
+    estimates: [{ missShare: 0.9, raw: { p50: 9, p90: 9 } }],
+    best: null
+  } as unknown as Planned
+  const started = start(t, [target], {
+    plan: () => ({ action: 'run', ranked: [target], rejected: [], reason: 'only_target', planned })
+  })
+  const [only] = await jobs(lane(1), model, [1], { owner_process: me })
+  await work(started)
+  await until('it to run', () => started.ran.length === 1)
+  t.same(
+    started.ran.map(({ jobId }) => jobId),
+    [only]
+  )
 })

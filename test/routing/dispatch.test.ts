@@ -504,6 +504,29 @@ t.test('when every place is taken after all, the wait is told', async t => {
   t.same(world.faults(), [])
 })
 
+t.test('after two refused places it waits, and does not ask every other machine as well; rented targets need none', async t => {
+  const asked: string[] = []
+  let waits = 0
+  const claim = (deviceId: string) => {
+    asked.push(deviceId)
+    return Promise.resolve(false)
+  }
+  const overflow = (): Run => {
+    waits++
+    return { resume() {}, cancel() {} }
+  }
+  const world = createWorld({ targets: ['a', 'b', 'c', 'd'].map(id => own(id)), claim, ports: { overflow } })
+  world.send()
+  await turn()
+  t.same(asked, ['a-box', 'b-box'])
+  t.equal(waits, 1)
+  const dear = createWorld({ targets: [own('a'), own('b'), rented('cloud')], claim, ports: { overflow } })
+  dear.send()
+  await turn()
+  t.equal(dear.now().attempt.target.upstream.id, 'cloud')
+  t.equal(waits, 1)
+})
+
 t.test('when nobody can say whether a place is free, the next target is tried, and otherwise that is the error', async t => {
   const away = () => Promise.reject(new GatewayError('database_unavailable', 'away'))
   const world = createWorld({ targets: [own('home'), rented('cloud')], claim: away })
