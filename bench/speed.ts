@@ -146,7 +146,7 @@ async function streams(clients: Clients): Promise<void> {
     const request = chatOf(target, { size: '1 KB', model, stream: { tokens, everyMs } })
     const got = await clients.streamed({ target: request, streams, tokens, everyMs, graceMs: 3_000 })
     await delay(250)
-    if (target === gateway) answered += streams - got.failed
+    if (target === gateway) answered += got.ended
     note(`${name}, streams: us per token`, (cpuNs(target.pids) - before) / got.received / 1e3)
     note(`${name}, streams: received %`, (100 * got.received) / got.offered)
     note(`${name}, streams: out of order`, got.reordered)

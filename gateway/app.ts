@@ -111,6 +111,8 @@ export async function createGateway(ports: AppPorts): Promise<Gateway> {
     forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 512 },
     http: {
+      // What waits for a reader that stands still: node's own 64 kB, for each of a thousand, would be its memory twice.
+      highWaterMark: 16 * 1024,
       headersTimeout: 10_000,
       connectionsCheckingInterval: 2_000,
       requireHostHeader: false,

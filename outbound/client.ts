@@ -69,7 +69,7 @@ export function createOutbound(): Outbound {
         bodyTimeout: 0,
         keepAliveTimeout: 30_000,
         maxHeaderSize: 32 * 1024,
-        connect: { timeout: connectMs, noDelay: true }
+        connect: socketOptions(connectMs)
       })
       pools.set(key, pool)
     }
@@ -136,6 +136,11 @@ export function createOutbound(): Outbound {
   }
 
   return { send, fetchText, close }
+}
+
+/** `highWaterMark` goes on to node:net: what a reader that stands still keeps waiting is memory, so no more of it than a piece. */
+function socketOptions(timeout: number): { timeout: number; noDelay: boolean; highWaterMark: number } {
+  return { timeout, noDelay: true, highWaterMark: 16 * 1024 }
 }
 
 /** undici's handler: one object per exchange, no closures on the hot path. */

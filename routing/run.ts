@@ -264,8 +264,10 @@ export function createRun({
     if (device === null) return run(attempt, false)
     // Others wait, or much was taken by others: whoever gives places out finds one sooner than a row of questions does.
     if (attempts === 0 && refusedPlaces >= refusedPlacesAtMost && overflow !== undefined) return wait()
+    ports.brain?.asking(target)
     ports.slots.claim(device.id, attempt.id, { mayOvertake: claimed !== null }).then(
       granted => {
+        ports.brain?.asked(target)
         if (granted) return prepared(attempt, device.id)
         refusedPlaces++
         rejected.push({ target: target.id, reason: 'full' })
@@ -273,6 +275,7 @@ export function createRun({
         waitOrNext()
       },
       (error: unknown) => {
+        ports.brain?.asked(target)
         rejected.push({ target: target.id, reason: 'no_place' })
         lastError = toGatewayError(error)
         tryNext()

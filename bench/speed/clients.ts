@@ -51,6 +51,8 @@ export interface StreamedFigures {
   readonly offered: number
   readonly received: number
   readonly failed: number
+  /** Those that came to their end. */
+  readonly ended: number
   readonly lost: number
   readonly reordered: number
   /** From the provider's write to the reader's read, ms, of every sixteenth token. */

@@ -211,12 +211,14 @@ async function streamed({ target, streams, tokens, everyMs, graceMs }: Streamed)
     socket.write(request)
   }
   await Promise.race([all, delay(tokens * everyMs + graceMs)])
+  const ended = done - failed
   for (const socket of sockets) socket.destroy()
   const offered = streams * tokens
   return {
     offered,
     received,
     failed,
+    ended,
     lost: offered - received,
     reordered: readers.reduce((sum, reader) => sum + reader.reordered, 0),
     delays: sample(delays),

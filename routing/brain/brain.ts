@@ -41,6 +41,10 @@ export interface Brain {
   arrived(planned: Planned): Wish | null
   /** A call will begin on this target as soon as its request is read: what is planned from now on counts it. Of rented ones only. */
   reserved(target: Target, attemptId: string): void
+  /** A place on this machine is being asked for: what is planned until it is known whether there was one counts it as taken. */
+  asking(target: Target): void
+  /** It is known. */
+  asked(target: Target): void
   /** A call begins on this target. */
   began(call: BegunCall): void
   /** The first piece of its answer has come: its model is in memory. */
@@ -140,6 +144,8 @@ export function createBrain(ports: BrainPorts): Brain {
   /** Attempts that count against their provider's limit and have not begun. Some never begin. */
   const reserved = new LRUCache<string, true>({ max: reservedAtMost })
   const onDevice = new Map<string, Places<Running>>()
+  /** By machine: places that are asked for. */
+  const askedFor = new Map<string, number>()
   const memories = createMemories({ catalog: ports.catalog, now: ports.now, warmth, loadS: target => ownPace(target).loadS, callsOn })
   const refusedLast = new Map<string, { readonly targetId: string; readonly atS: number }>()
   let revision = 0
@@ -202,7 +208,8 @@ export function createBrain(ports: BrainPorts): Brain {
     const slots = device.maxConcurrency
     const memoryGb = device.vramGb ?? device.ramGb
     const isFull = (fullUntil.get(device.id) ?? 0) > ports.now()
-    while (isFull && busyS.length < slots) busyS.push(foreignS)
+    const taken = isFull ? slots : Math.min(slots, busyS.length + (askedFor.get(upstream.id) ?? 0))
+    while (busyS.length < taken) busyS.push(foreignS)
     const models = memories.modelsOf(upstream.id)
     return {
       slots,
@@ -391,6 +398,12 @@ export function createBrain(ports: BrainPorts): Brain {
       if (target.upstream.device !== null) return
       reserved.set(attemptId, true)
       sent(target)
+    },
+    asking: ({ upstream: { id } }) => void askedFor.set(id, (askedFor.get(id) ?? 0) + 1),
+    asked({ upstream: { id } }) {
+      const left = (askedFor.get(id) ?? 0) - 1
+      if (left > 0) askedFor.set(id, left)
+      else askedFor.delete(id)
     },
     began({ attemptId, target, request, caller }) {
       const chain = request.prefix ?? []

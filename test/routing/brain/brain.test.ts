@@ -239,6 +239,21 @@ t.test('a machine that says it is full is left alone for a moment', async t => {
   t.equal(world.look('home/m')?.waitS, 0, 'one that ends there makes place')
 })
 
+t.test('a place that is being asked for is not offered to the next one', async t => {
+  const targets = [...box(['m'], { maxConcurrency: 2 }), ...cloud]
+  const world = createWorld(targets)
+  const home = targets.find(({ id }) => id === 'home/m') as Target
+  world.brain.asking(home)
+  t.match(world.look('home/m'), { waitS: 0, concurrency: 2 }, 'as if one ran there')
+  world.brain.asking(home)
+  t.ok((world.look('home/m')?.waitS ?? 0) > 0, 'both are asked for')
+  world.brain.asked(home)
+  world.brain.asked(home)
+  t.match(world.look('home/m'), { waitS: 0, concurrency: 1 })
+  world.brain.asked(home)
+  t.match(world.look('home/m'), { waitS: 0, concurrency: 1 }, 'never below none')
+})
+
 t.test('a cold call loads its model: others wait for that, and it is there then', async t => {
   const world = createWorld(box(['m', 'n'], { maxConcurrency: 4, vramGb: 80 }, ['m', 'n']))
   t.match(world.look('home/m'), { isCold: true, loadS: 4, waitS: 0 })
