@@ -14,7 +14,7 @@ import { providerOf } from '../routing/targets.ts'
 import type { ModelRequest, Target } from '../routing/types.ts'
 import { findBenchmark, insertBenchmark, listBenchmarks } from '../store/benchmarks.ts'
 import { fleetChannel, notify } from '../store/channels.ts'
-import { callChore } from '../store/chores.ts'
+import { callChoreAgain } from '../store/chores.ts'
 import { findDevice } from '../store/fleet.ts'
 import type { Pool } from '../store/pool.ts'
 
@@ -83,7 +83,7 @@ export function createBenchmarks(ports: {
           paysAnyway: asked.pay
         })
         // Otherwise somebody comes by within 15 s.
-        await callChore(pool, name).catch(() => {})
+        await callChoreAgain(pool, name).catch(() => {})
         return benchmark
       },
       find: id => findBenchmark(pool, id),

@@ -98,7 +98,12 @@ update chores
        finished_at = now(),
        succeeded = $4,
        note = left($5, 2000),
-       due_at = case when $3::double precision is null then 'infinity' else now() + make_interval(secs => $3 / 1000) end
+       due_at = case
+         -- It was called for meanwhile (callChoreAgain).
+         when due_at = '-infinity' then now()
+         when $3::double precision is null then 'infinity'
+         else now() + make_interval(secs => $3 / 1000)
+       end
  where name = $1
    and process_id = $2
 returning name`,
@@ -121,6 +126,15 @@ update chores
   })
 }
 
+/** Due at once, also after whoever is at it: it may have looked before there was this to do. */
+export async function callChoreAgain(pool: Pool, name: string): Promise<void> {
+  await pool.query({
+    name: 'chores.call_again',
+    text: `update chores set due_at = case when process_id is null then now() else '-infinity' end where name = $1`,
+    values: [name]
+  })
+}
+
 /** A failure that is written down is over: it was done by hand, or there is nothing to do any more. */
 export async function settleChore(pool: Pool, name: string, note: string): Promise<void> {
   await pool.query({
@@ -139,7 +153,7 @@ export async function listChores(pool: Pool): Promise<ChoreRow[]> {
   const { rows } = await pool.query({
     name: 'chores.list',
     text: `
-select name, nullif(due_at, 'infinity') as "dueAt", process_id is not null as "isRunning", finished_at as "finishedAt", succeeded, note
+select name, case when due_at = '-infinity' then now() else nullif(due_at, 'infinity') end as "dueAt", process_id is not null as "isRunning", finished_at as "finishedAt", succeeded, note
   from chores
  order by name`
   })

@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { type Chore, createChores } from '../../planner/chores.ts'
-import { callChore, listChores } from '../../store/chores.ts'
+import { callChore, callChoreAgain, listChores } from '../../store/chores.ts'
 import type { Pool } from '../../store/pool.ts'
 import { removeProcess, seenProcess } from '../../store/processes.ts'
 import { createDatabase } from '../support/cluster.ts'
@@ -120,6 +120,33 @@ t.test('a chore on demand waits for its call, and a shorter interval holds at on
   t.equal(count, 1, 'one that was done before is not new')
   const [row] = await listChores(pool)
   t.ok((row?.dueAt?.getTime() ?? Number.POSITIVE_INFINITY) < Date.now() + 61_000)
+})
+
+t.test('a call while somebody is at it is for nothing, or for once more: it may have looked before there was this to do', async t => {
+  const { pool } = await createDatabase(t)
+  const { id } = await processOf(pool)
+  const work = held()
+  const { chores } = choresOf(t, pool, id, work)
+  for (const [call, again] of [
+    [callChore, 0],
+    [callChoreAgain, 1]
+  ] as const) {
+    const before = work.begun.length
+    if (before > 0) await callChore(pool, 'dust')
+    const ending = chores.look()
+    await until('it to begin', () => work.begun.length === before + 1)
+    await call(pool, 'dust')
+    t.match(await listChores(pool), [{ isRunning: true, dueAt: Date }])
+    work.ends.at(-1)?.('done')
+    await ending
+    const next = chores.look()
+    if (again === 1) await until('it to begin once more', () => work.begun.length === before + 2)
+    t.equal(work.begun.length, before + 1 + again)
+    work.ends.at(-1)?.('done')
+    await next
+  }
+  await chores.look()
+  t.equal(work.begun.length, 3, 'once')
 })
 
 t.test('a process that leaves breaks off what it is at, and it is due for the others at once', async t => {
