@@ -14,8 +14,8 @@ import { inTransaction } from '../store/pool.ts'
 import type { EventWriter } from './events.ts'
 import { type AttemptResult, type FinishPorts, finishAttempt } from './finish.ts'
 import { createJobReply, type JobReplyEnd } from './job-reply.ts'
+import { isRentFree, noMachine } from './judgements.ts'
 import { restoredRequest, type StoredRequest } from './submit.ts'
-import { isRentFree, noMachine } from './worker.ts'
 
 /** A request whose client holds the line here. */
 export interface Held {

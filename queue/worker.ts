@@ -1,7 +1,7 @@
 // The loop that gives jobs to machines: the best job that something free can run, again and again until there is none.
 
 import type { Decision } from '../routing/decide.ts'
-import { GatewayError } from '../routing/errors.ts'
+import type { GatewayError } from '../routing/errors.ts'
 import { deadlineExceeded } from '../routing/patience.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { ModelRequest, Target } from '../routing/types.ts'
@@ -9,8 +9,8 @@ import { type Candidate, setAside } from '../store/jobs/candidates.ts'
 import { claimJob } from '../store/jobs/claim.ts'
 import type { Pool } from '../store/pool.ts'
 import type { Candidates } from './candidates.ts'
+import { isRentFree, isTooLate, mayComeBack, targetOn } from './judgements.ts'
 import type { Reach } from './lanes.ts'
-import { isConfined } from './lasting.ts'
 import { askedOf, createLooks, type Decisions, type LookPorts } from './look.ts'
 import type { Notices } from './notices.ts'
 import { jobClasses } from './types.ts'
@@ -78,8 +78,6 @@ const backstopMs = 1_000
 const limitAtLeastMs = 50
 /** Of a rented provider, in one process: more is its rate limits' business. */
 const rentedAtOnce = 64
-// A model that was there when the job came may be back; after a day nobody believes in it.
-const missingForMs = 86_400_000
 // Looks of the backstop.
 const homelessEvery = 60
 
@@ -88,13 +86,7 @@ const missesAtMost = 3
 // So long after that several are asked for at once.
 const contendedForMs = 1_000
 
-// As with a deadline that is hard.
-const lateShare = 0.5
-// What comes between the model's own time and the client's clock.
-const lateMargin = 1.05
-
 const interactive = jobClasses.indexOf('interactive')
-const batch = jobClasses.indexOf('batch')
 
 export function createWorker(ports: WorkerPorts): Worker {
   const { pool, candidates } = ports
@@ -406,40 +398,7 @@ export function createWorker(ports: WorkerPorts): Worker {
   }
 }
 
-/** Where it would run on this machine: first of all, where that was weighed. */
-function targetOn(decision: Decision, deviceId: string): Target | null {
-  const targets = decision.action === 'run' ? decision.ranked : decision.action === 'enqueue' ? decision.feasible : []
-  const wanted = decision.planned === undefined ? targets : targets.slice(0, 1)
-  return wanted.find(({ upstream }) => upstream.device?.id === deviceId) ?? null
-}
-
-/** Somebody holds the line for it, and would not hear the answer any more, wherever it began now. */
-function isTooLate({ ownerProcess }: Candidate, { planned }: Decision): boolean {
-  if (ownerProcess === null || planned === undefined || planned.estimates.length === 0) return false
-  const { leftS, isStream } = planned.work
-  if (leftS === null) return false
-  // Whoever is served last before that is always at the edge: half a chance each would be half of all places for nothing.
-  return planned.estimates.every(({ missShare, raw }) => missShare > lateShare || (isStream !== true && raw.p90 * lateMargin > leftS))
-}
-
-/** A model that is nowhere, or nowhere where the request may go, may be back; not for ever. */
-function mayComeBack({ createdAt }: Candidate, decision: Decision & { readonly action: 'refuse' }): boolean {
-  const { error } = decision
-  const isGone = error.code === 'model_not_found' || isConfined(decision)
-  return isGone ? Date.now() - createdAt.getTime() < missingForMs : error.jobRetry
-}
-
-/** Unless it says what time is worth. */
-export function isRentFree(jobClass: number, { route }: Pick<ModelRequest, 'route'>): boolean {
-  return jobClass >= batch && route === undefined
-}
-
 /** What needs no machine finds none of them full. */
 function unlessFull(outcome: Claimed | { readonly what: 'full' }): Claimed {
   return outcome.what === 'full' ? { what: 'waits' } : outcome
-}
-
-/** For an error that has to say that nothing is there. */
-export function noMachine(model: string): GatewayError {
-  return new GatewayError('no_capacity', `No machine for "${model}" is here any more.`, { retryAfterMs: 5_000 })
 }

@@ -4,10 +4,9 @@ import { type Planned, startable } from './brain/plan.ts'
 import type { Asked, Estimate } from './brain/types.ts'
 import { canonical, isVirtual } from './catalog.ts'
 import type { GatewayError } from './errors.ts'
-import { matchesAny } from './patterns.ts'
-import { type PreferenceRejection, unwanted } from './preference.ts'
+import type { PreferenceRejection } from './preference.ts'
 import { refusal, tooDear } from './refusals.ts'
-import { providerOf } from './targets.ts'
+import { hasFailed, isSound, rejectionOf } from './rules.ts'
 import type { Caller, Feature, ModelRequest, Operation, Target, VectorSpace } from './types.ts'
 
 export type Rejection =
@@ -358,46 +357,7 @@ function whyFirst(first: Target, { estimates, best }: Planned, rest: readonly Ta
   return seconds >= 0 ? 'fastest' : 'least_delay'
 }
 
-function rejectionOf(target: Target, input: DecisionInput, view: DecisionView): Rejection | null {
-  // 1
-  if (input.request.only !== undefined && target.id !== input.request.only) return 'not_chosen'
-  if (input.request.providers !== undefined && !input.request.providers.includes(providerOf(target.upstream))) return 'not_chosen'
-  if (!isAllowed(target, input.names?.get(target.id) ?? input.request.model, input.caller)) return 'not_allowed'
-  if ((input.localOnly || input.request.localOnly) && !target.upstream.own) return 'not_local'
-  const { preference } = input.request
-  if (preference !== undefined) {
-    const drops = (): boolean => view.drops?.(target, input.request) === true
-    const reason = unwanted(target, preference, { house: input.house ?? noNames, drops, promptTokens: input.request.prompt.expected })
-    if (reason !== null) return reason
-  }
-  if (!target.operations.includes(input.request.operation)) return `no_${input.request.operation}`
-  if (input.space !== null && !input.space.has(target)) return 'other_vector_space'
-  for (const feature of input.request.needs) {
-    if (!view.canCarry(target, feature) || (target.features !== null && !target.features.has(feature))) return `lacks_${feature}`
-  }
-  // 2
-  if (target.contextTokens !== null && input.request.longest.low > target.contextTokens) return 'context'
-  // 3
-  if (view.isDown(target)) return 'down'
-  if (view.coolingMs(target) > 0) return 'cooling_down'
-  const slots = target.upstream.device?.maxConcurrency
-  if (slots !== undefined && view.inFlight(target) >= slots) return 'full'
-  return null
-}
-
-const noNames: ReadonlySet<string> = new Set()
 const noTargets: ReadonlySet<Target> = new Set()
-
-function isSound(target: Target, request: ModelRequest, view: DecisionView): boolean {
-  const { longest, maxOutputTokens } = request
-  if (view.isDenied(target) || view.isMissing(target) || view.isOpen(target) || hasFailed(target, request)) return false
-  return target.contextTokens === null || longest.expected + (maxOutputTokens ?? 0) <= target.contextTokens
-}
-
-/** It was asked for this very request, before that waited. */
-function hasFailed({ id }: Target, { before }: ModelRequest): boolean {
-  return before?.failed.includes(id) === true
-}
 
 // 4
 function rankKey(
@@ -417,16 +377,6 @@ function rankKey(
     target.upstream.own ? view.inFlight(target) : 0,
     index
   ]
-}
-
-/** `*` is the only wildcard. A name that was allowed as such, like an alias, allows all that it stands for. */
-export function isAllowed(
-  target: Target,
-  requested: string,
-  { models, providers }: { readonly models: readonly string[] | null; readonly providers: readonly string[] | null }
-): boolean {
-  if (providers !== null && !matchesAny(providers, [target.upstream.id, providerOf(target.upstream)])) return false
-  return models === null || matchesAny(models, [requested, canonical(target.model), target.model, target.id])
 }
 
 function compare(a: readonly number[], b: readonly number[]): number {

@@ -7,23 +7,9 @@ import type { Catalog } from './catalog.ts'
 import { formatUsd } from './cost.ts'
 import { type Decision, type DecisionView, eachInTurn, type Rejected, reasonOf } from './decide.ts'
 import { GatewayError, toGatewayError } from './errors.ts'
-import type { Load } from './load.ts'
+import { type LessonPorts, learnFrom, mismatch } from './lessons.ts'
 import { Places } from './places.ts'
-import type {
-  Breakers,
-  CallRecord,
-  Dimensions,
-  Ledger,
-  MachineHealth,
-  MachineMemory,
-  Outcome,
-  Profiles,
-  Reply,
-  RouteKeeper,
-  RouteStart,
-  RunSummary,
-  Slots
-} from './ports.ts'
+import type { CallRecord, Ledger, MachineMemory, Outcome, Reply, RouteKeeper, RouteStart, RunSummary, Slots } from './ports.ts'
 import { isBroker } from './preference.ts'
 import { modelOfIn } from './resolve.ts'
 import type { RetryBudget } from './retries.ts'
@@ -31,18 +17,12 @@ import { providerOf } from './targets.ts'
 import type { Adapter, Attempt, AttemptHandle, Before, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
 
 /** What a run needs of the rest of the gateway. */
-export interface RunPorts {
+export interface RunPorts extends LessonPorts {
   readonly catalog: () => Catalog
   readonly adapters: ReadonlyMap<string, Adapter>
-  readonly breakers: Breakers
-  readonly load: Load
   readonly retries: RetryBudget
   readonly slots: Slots
-  readonly health: MachineHealth
   readonly ledger: Ledger
-  readonly dimensions: Dimensions
-  /** Absent where nothing is learned. */
-  readonly profiles?: Profiles
   /** Absent where targets are not weighed. */
   readonly brain?: Brain
   /** What is in the memory of machines; absent where they see to it themselves. */
@@ -54,8 +34,6 @@ export interface RunPorts {
   readonly now: () => number
   readonly random: () => number
   readonly newId: () => string
-  /** The catalog is wrong about this target. */
-  readonly onMissing: (target: Target) => void
   /** Takes a request for which every machine is full, to run it later; absent where nothing can wait. */
   readonly overflow?: Overflow
 }
@@ -388,7 +366,7 @@ export function createRun({
     try {
       handle = running = startCall(
         ports,
-        { adapter, attempt, caller, mismatch },
+        { adapter, attempt, caller, mismatch: dimensions => mismatch(ports, request, { space, dimensions }) },
         {
           begun() {
             hasBegun = true
@@ -429,28 +407,6 @@ export function createRun({
     if (cancelled !== null) running.abort()
   }
 
-  /** Vectors of another length than those of the same space, or than were asked for, are of no use to anyone. */
-  function mismatch(dimensions: number): GatewayError | null | Promise<GatewayError | null> {
-    if (space === null || request.embedding === null) return null
-    const { name } = space
-    const asked = request.embedding.dimensions
-    if (asked !== null) {
-      if (asked === dimensions) return null
-      return new GatewayError('dimension_mismatch', `${asked} dimensions were asked for, but "${request.model}" gave ${dimensions}.`, {
-        param: 'dimensions'
-      })
-    }
-    const judge = (expected: number): GatewayError | null =>
-      expected === dimensions
-        ? null
-        : new GatewayError('dimension_mismatch', `Vectors of "${name}" have ${expected} dimensions, but these have ${dimensions}.`, {
-            param: 'model'
-          })
-    const known = ports.dimensions.known(name)
-    // The first vectors of a space: another gateway may have had others before.
-    return known === null ? ports.dimensions.learn(name, dimensions).then(judge) : judge(known)
-  }
-
   function ended(end: CallEnd): void {
     // Without the answer itself: the record lives as long as the request's line in the log.
     const { attemptId, target, outcome, error, startedAt, durationMs, ttftMs, usage, settled, timings } = end
@@ -466,8 +422,7 @@ export function createRun({
       settled,
       ...(timings !== undefined && { timings })
     })
-    learn(end.target, end.error)
-    profile(end)
+    learnFrom(ports, request, end)
     const failure = end.error
     if (failure === null) return answer(end)
     if (started || cancelled !== null) return finish(end.outcome, failure)
@@ -513,35 +468,6 @@ export function createRun({
 
   function reasonNow(): string {
     return attempts > 1 ? 'fallback' : reason
-  }
-
-  /** How fast the machine was, or that it failed; a client that left says nothing of it. */
-  function profile({ target, error, ttftMs, timings }: CallEnd): void {
-    const { device } = target.upstream
-    const isFailure = error !== null && error.breaker === 'failure'
-    if (device === null || (!isFailure && timings === undefined)) return
-    ports.profiles?.observe(device.id, target.model, {
-      isFailure,
-      loadMs: timings?.loadMs ?? null,
-      ttftMs: request.stream ? ttftMs : null,
-      prompt: timings?.prompt ?? null,
-      answer: timings?.answer ?? null,
-      isBenchmark: request.isBenchmark === true
-    })
-  }
-
-  /** Breakers, rests and marks: what this end says of the target. */
-  function learn(target: Target, error: GatewayError | null): void {
-    ports.breakers.record(target.id, error)
-    if (error === null || error.code === 'client_gone') return
-    const { device } = target.upstream
-    if (device !== null && error.breaker === 'failure' && error.code !== 'machine_lost') ports.health.failed(device.id)
-    if (error.breaker === 'cool_down') ports.load.coolDown(target.id, error.retryAfterMs ?? 1_000)
-    if (error.breaker === 'denied') ports.load.deny(target.upstream.id)
-    if (error.breaker === 'not_here') {
-      ports.load.miss(target.id)
-      ports.onMissing(target)
-    }
   }
 
   function withFacts(event: Buffer, target: Target, nanoUsd: number | null): Buffer {

@@ -1,8 +1,8 @@
 // Whether a request may leave for the provider.
 
 import type { FastifyRequest } from 'fastify'
-import { isAllowed } from '../../routing/decide.ts'
 import { GatewayError } from '../../routing/errors.ts'
+import { isAllowed } from '../../routing/rules.ts'
 import type { Caller, Target, Upstream } from '../../routing/types.ts'
 import { maxCostName } from '../knobs.ts'
 import { wantsToStay } from '../local-only.ts'

@@ -2,8 +2,8 @@
 
 import type { FastifyInstance } from 'fastify'
 import type { Catalog, CatalogModel } from '../../routing/catalog.ts'
-import { isAllowed } from '../../routing/decide.ts'
 import { GatewayError } from '../../routing/errors.ts'
+import { isAllowed } from '../../routing/rules.ts'
 import type { Caller, Feature, Target } from '../../routing/types.ts'
 import { listedModels, type ModelObject, type ModelView, modelObject, targetsOf } from '../model-list.ts'
 

@@ -5,6 +5,7 @@ import { type Decision, type DecisionInput, type DecisionView, decide, decideAll
 import type { Device, Feature, ModelRequest, Target, Upstream } from '../../routing/types.ts'
 import { fc } from '../support/properties.ts'
 import { chanceOf, evenLengths, machine, on, rented as rentedOption, workOf } from './brain/stage.ts'
+import { requestFor } from './dispatch-stage.ts'
 
 const device: Device = { id: 'home', maxConcurrency: 2, watts: 100, vramGb: 24, ramGb: null, keepAlive: null, numCtx: null }
 
@@ -58,24 +59,7 @@ function rented(id: string, pace: Parameters<typeof rentedOption>[1] = {}): Weig
 }
 
 function request(changes: Partial<ModelRequest> = {}): ModelRequest {
-  return {
-    id: 'r',
-    operation: 'chat',
-    choices: 1,
-    input: null,
-    embedding: null,
-    body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
-    model: 'm',
-    stream: true,
-    includeUsage: false,
-    streamOptions: null,
-    maxOutputTokens: null,
-    needs: [],
-    prompt: { low: 900, expected: 1_000 },
-    longest: changes.prompt ?? { low: 900, expected: 1_000 },
-    localOnly: false,
-    ...changes
-  }
+  return requestFor({ id: 'r', prompt: { low: 900, expected: 1_000 }, ...changes })
 }
 
 function workFor({ request: { id, prompt, maxUsd, choices, isDeadlineHard, patience } }: Asked, options: readonly Option[]): Work {

@@ -5,6 +5,7 @@ import { type Decision, type DecisionInput, type DecisionView, decide } from '..
 import type { ProviderPreference } from '../../routing/preference.ts'
 import type { Device, Feature, ModelRequest, Target, Upstream } from '../../routing/types.ts'
 import { fc } from '../support/properties.ts'
+import { requestFor } from './dispatch-stage.ts'
 
 const device: Device = { id: 'home', maxConcurrency: 2, watts: 100, vramGb: 24, ramGb: null, keepAlive: null, numCtx: null }
 
@@ -47,24 +48,7 @@ const own = (id: string, changes: TargetChanges = {}) => target(id, changes)
 const rented = (id: string, changes: TargetChanges = {}) => target(id, { ...changes, upstream: { own: false, ...changes.upstream } })
 
 function request(changes: Partial<ModelRequest> = {}): ModelRequest {
-  return {
-    id: 'r',
-    operation: 'chat',
-    choices: 1,
-    input: null,
-    embedding: null,
-    body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
-    model: 'm',
-    stream: true,
-    includeUsage: false,
-    streamOptions: null,
-    maxOutputTokens: null,
-    needs: [],
-    prompt: { low: 100, expected: 300 },
-    longest: changes.prompt ?? { low: 100, expected: 300 },
-    localOnly: false,
-    ...changes
-  }
+  return requestFor({ id: 'r', prompt: { low: 100, expected: 300 }, ...changes })
 }
 
 /** Everything idle and well, unless said otherwise by target id. */

@@ -1,4 +1,4 @@
-// What the tests of dispatch share: targets and requests with nothing special about them.
+// What the tests of routing share: targets and requests with nothing special about them.
 
 import type { Caller, ModelRequest, Target, Upstream } from '../../routing/types.ts'
 

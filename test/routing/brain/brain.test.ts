@@ -10,6 +10,7 @@ import type { CallRecord } from '../../../routing/ports.ts'
 import type { Profile } from '../../../routing/profile.ts'
 import type { Device, ModelRequest, Price, Target, Upstream, Usage } from '../../../routing/types.ts'
 import { fc } from '../../support/properties.ts'
+import { requestFor } from '../dispatch-stage.ts'
 import { chanceOf, notFinite } from './stage.ts'
 
 const epochMs = 1_790_000_000_000
@@ -95,24 +96,7 @@ function createWorld(all: readonly Target[], { profile = () => measured, random 
   const find = (id: string): Target => all.find(target => target.id === id) as Target
 
   function request(changes: Partial<ModelRequest> = {}): ModelRequest {
-    return {
-      id: uuidv7(epoch()),
-      operation: 'chat',
-      choices: 1,
-      input: null,
-      embedding: null,
-      body: { bytes: Buffer.alloc(0), json: () => ({}), with: () => Buffer.alloc(0) },
-      model: 'm',
-      stream: true,
-      includeUsage: false,
-      streamOptions: null,
-      maxOutputTokens: null,
-      needs: [],
-      prompt: { low: 900, expected: 1_000 },
-      longest: { low: 900, expected: 1_000 },
-      localOnly: false,
-      ...changes
-    }
+    return requestFor({ id: uuidv7(epoch()), prompt: { low: 900, expected: 1_000 }, longest: { low: 900, expected: 1_000 }, ...changes })
   }
 
   const planOne = (ids: readonly string[], changes: Partial<ModelRequest> = {}, source = 's') => {
