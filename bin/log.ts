@@ -4,21 +4,28 @@ import pino, { type Logger } from 'pino'
 import type { RequestLine } from '../gateway/app.ts'
 import type { RequestContext } from '../gateway/context.ts'
 import { GatewayError } from '../routing/errors.ts'
+import { levelOf, requestLine } from './request-line.ts'
 
 // What a disk that is full, or a reader that is slow, may make us keep; newer lines are dropped beyond it.
 const waitingBytesAtMost = 16 * 1024 * 1024
 // So much a pipe takes in one piece (PIPE_BUF): lines of several processes do not mix.
 const pipeBytes = 4_096
+const pieceLength = 2_048
+
+export interface Log {
+  readonly log: Logger
+  /** The line of one request, at its end. */
+  request(context: RequestContext, line: RequestLine): void
+  /** Writes what waits. */
+  flush(): void
+}
 
 /**
  * Buffered: lines are written in batches, at the latest after 200 ms, and at `flush`.
  * `isShared`: others write to the same place.
  * A reader that closed its end (a pager, a terminal) is no reason to stop serving: from then on nothing is written.
  */
-export function createLog(
-  level: string,
-  { fd = 1, isShared = false }: { readonly fd?: number; readonly isShared?: boolean } = {}
-): { readonly log: Logger; flush(): void } {
+export function createLog(level: string, { fd = 1, isShared = false }: { readonly fd?: number; readonly isShared?: boolean } = {}): Log {
   const destination = pino.destination({
     fd,
     sync: false,
@@ -26,17 +33,30 @@ export function createLog(
     maxLength: waitingBytesAtMost,
     ...(isShared && { maxWrite: pipeBytes })
   })
-  const timer = setInterval(() => destination.flush(), 200)
+  let isRead = true
+  // The destination measures all that it holds again with each line: it gets them by the piece.
+  let piece = ''
+  const handOver = (): void => {
+    if (piece !== '' && isRead) destination.write(piece)
+    piece = ''
+  }
+  const timer = setInterval(() => {
+    handOver()
+    destination.flush()
+  }, 200)
   timer.unref()
   // The banner goes there by another way, and warnings of Node's do.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
-  let isRead = true
   destination.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE' && error.code !== 'EIO') return
     isRead = false
     clearInterval(timer)
     destination.destroy()
   })
+  const write = (line: string): void => {
+    if (piece.length + line.length > pieceLength) handOver()
+    piece += line
+  }
   const log = pino(
     {
       level,
@@ -45,16 +65,17 @@ export function createLog(
       formatters: { level: label => ({ level: label }) },
       serializers: { err: errorFields }
     },
-    {
-      write(line) {
-        if (isRead) destination.write(line)
-      }
-    }
+    { write }
   )
   return {
     log,
+    request(context, line) {
+      const level = levelOf(context, line)
+      if (log.isLevelEnabled(level)) write(requestLine(level, context, line, Date.now()))
+    },
     flush() {
       try {
+        handOver()
         destination.flushSync()
       } catch {
         // Nothing was open yet, or nobody reads: nothing to save.
@@ -79,38 +100,4 @@ function errorFields(error: unknown): unknown {
     message,
     cause: { type: cause.name, code: (cause as NodeJS.ErrnoException).code, at: at.slice(0, framesAtMost).join('\n') }
   }
-}
-
-/** Its names are those of the wire and the tables; times in ms, money in nano-dollars. */
-export function logRequest(log: Logger, context: RequestContext, line: RequestLine): void {
-  const { summary, error, caller } = context
-  const failed = line.status >= 500 && error?.code !== 'no_capacity' && error?.code !== 'server_draining'
-  // Probes come every few seconds, and say nothing when they are well.
-  const isProbe = line.route === '/health' || line.route === '/ready'
-  log[failed ? 'warn' : isProbe && line.status === 200 ? 'debug' : 'info'](
-    {
-      requestId: context.id,
-      ...line,
-      durationMs: Math.round(performance.now() - context.startedAt),
-      source: caller?.source,
-      keyId: caller?.keyId,
-      model: context.model ?? undefined,
-      stream: context.model === null ? undefined : context.stream,
-      ...(summary === null
-        ? {}
-        : {
-            outcome: summary.outcome,
-            target: summary.target?.id,
-            attempts: summary.attempts,
-            rejected: summary.rejected.length === 0 ? undefined : summary.rejected.slice(0, 20),
-            ttftMs: summary.ttftMs === null ? undefined : Math.round(summary.ttftMs),
-            promptTokens: summary.usage?.promptTokens,
-            completionTokens: summary.usage?.completionTokens,
-            nanoUsd: summary.nanoUsd ?? undefined
-          }),
-      error: error === null ? undefined : error.code,
-      errorMessage: error === null ? undefined : error.logMessage
-    },
-    'request'
-  )
 }

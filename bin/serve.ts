@@ -3,7 +3,6 @@
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import type { Logger } from 'pino'
 import { createBreakers } from '../adapters/shared/breakers.ts'
 import { loadAdapters } from '../adapters/shared/scan.ts'
 import { createGateway } from '../gateway/app.ts'
@@ -47,7 +46,7 @@ import { ensureAdminKey } from './first-key.ts'
 import { createFleet } from './fleet.ts'
 import { createClusterLimits } from './limits.ts'
 import { portError, urlOf } from './listening.ts'
-import { createLog, logRequest } from './log.ts'
+import { createLog, type Log } from './log.ts'
 import { findNeighbours } from './neighbours.ts'
 import { deviceId, isContextSet, saveDevice, withOwnDevice } from './own-device.ts'
 import { openPlanner } from './planner.ts'
@@ -71,13 +70,14 @@ const recoverEveryMs = 30_000
 /** Resolves when the server listens. Throws an Error with one line for the operator when it cannot. */
 export async function serve(settings: Settings): Promise<void> {
   const siblings = joinSiblings()
-  const { log, flush } = createLog(settings.logLevel, { isShared: siblings !== null })
+  const lines = createLog(settings.logLevel, { isShared: siblings !== null })
+  const { log, flush } = lines
   const warn = (message: string, error?: unknown): void => log.warn(error === undefined || error === null ? {} : { err: error }, message)
   const database = await openDatabase({ settings, poolSize: 10, log: warn })
   // What stands when the start fails half-way is taken down again, the last thing first: no server is left running.
   const opened: (() => unknown)[] = [() => database.close()]
   try {
-    await start({ settings, log, flush, warn, database, opened, siblings })
+    await start({ settings, lines, warn, database, opened, siblings })
   } catch (error) {
     for (const close of opened.reverse()) await Promise.resolve(close()).catch(() => {})
     flush()
@@ -87,8 +87,7 @@ export async function serve(settings: Settings): Promise<void> {
 
 interface Ground {
   readonly settings: Settings
-  readonly log: Logger
-  readonly flush: () => void
+  readonly lines: Log
   readonly warn: (message: string, error?: unknown) => void
   readonly database: Database
   readonly opened: (() => unknown)[]
@@ -96,7 +95,8 @@ interface Ground {
   readonly siblings: Siblings | null
 }
 
-async function start({ settings, log, flush, warn, database, opened, siblings }: Ground): Promise<void> {
+async function start({ settings, lines, warn, database, opened, siblings }: Ground): Promise<void> {
+  const { log, flush } = lines
   const now = (): number => performance.now()
   const newId = (): string => uuidv7(Date.now())
 
@@ -341,7 +341,7 @@ async function start({ settings, log, flush, warn, database, opened, siblings }:
       await pool.query('select 1')
     },
     logRequest(context, line) {
-      logRequest(log, context, line)
+      lines.request(context, line)
       telemetry?.request(context, line)
     },
     logFault: (message, error) => log.error({ err: error }, message)
