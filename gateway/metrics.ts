@@ -1,12 +1,13 @@
-// The numbers of this process, or of all of this machine together, for Prometheus. The only file that knows prom-client.
+// The numbers of this process, or of all of this machine together, for Prometheus.
 
-import { type Aggregator, AggregatorRegistry, Counter, Gauge, Histogram, type MetricObject, Registry } from 'prom-client'
+import { type Aggregator, AggregatorRegistry, Gauge, type MetricObject, Registry } from 'prom-client'
 import type { CallRecord, Outcome } from '../routing/ports.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { RequestContext } from './context.ts'
 import { createJobMetrics, type JobCounts, type JobMetrics } from './metrics/jobs.ts'
 import { labelOf, modelRoutes, other, routeLabel, statusLabel } from './metrics/labels.ts'
 import { processNumbers } from './metrics/process.ts'
+import { counterIn, type Family, histogramIn, type Spread, type Tally } from './metrics/series.ts'
 
 export interface MetricsPorts {
   readonly version: string
@@ -61,9 +62,13 @@ export function createMetrics(ports: MetricsPorts): Metrics {
     answerBuckets,
     'route'
   )
-  const overhead = histogram('llm_mcp_overhead_seconds', 'From the start of the handler to the first call of an upstream.', overheadBuckets)
-  const fallbacks = counter('llm_mcp_fallbacks_total', 'Calls that failed and were followed by another.')
-  const retries = counter('llm_mcp_sdk_retries_total', 'Requests that an SDK sent again (x-stainless-retry-count above 0).')
+  const overhead = histogram(
+    'llm_mcp_overhead_seconds',
+    'From the start of the handler to the first call of an upstream.',
+    overheadBuckets
+  ).labels()
+  const fallbacks = counter('llm_mcp_fallbacks_total', 'Calls that failed and were followed by another.').labels()
+  const retries = counter('llm_mcp_sdk_retries_total', 'Requests that an SDK sent again (x-stainless-retry-count above 0).').labels()
   const refusals = counter('llm_mcp_limit_refusals_total', 'Requests refused by a limit of their source.', 'limit')
 
   // 2. calls of upstreams
@@ -117,8 +122,8 @@ export function createMetrics(ports: MetricsPorts): Metrics {
     requests: refusals.labels('requests'),
     tokens: refusals.labels('tokens'),
     concurrency: refusals.labels('concurrency')
-  } satisfies Record<LimitName, Count>
-  const statusChildren = new Map<string, Map<string, Count>>()
+  } satisfies Record<LimitName, Tally>
+  const statusChildren = new Map<string, Map<string, Tally>>()
   const durationChildren = new Map([...modelRoutes, other].map(route => [route, durations.labels(route)]))
   const providerChildren = new Map<string, ProviderChildren>()
 
@@ -141,7 +146,7 @@ export function createMetrics(ports: MetricsPorts): Metrics {
   }
 
   function countRequest(route: string, status: string): void {
-    const statuses = kept(statusChildren, route, () => new Map<string, Count>())
+    const statuses = kept(statusChildren, route, () => new Map<string, Tally>())
     kept(statuses, status, () => requests.labels(route, status)).inc()
   }
 
@@ -204,24 +209,16 @@ export function createMetrics(ports: MetricsPorts): Metrics {
   }
 }
 
-interface Count {
-  inc(value?: number): void
-}
-
-interface Observation {
-  observe(value: number): void
-}
-
 interface ProviderChildren {
-  readonly outcomes: Readonly<Record<Outcome, Count>>
-  readonly duration: Observation
-  readonly firstToken: Observation
-  readonly input: Count
-  readonly output: Count
-  readonly cached: Count
-  readonly reasoning: Count
-  readonly cost: Count
-  readonly unknownCost: Count
+  readonly outcomes: Readonly<Record<Outcome, Tally>>
+  readonly duration: Spread
+  readonly firstToken: Spread
+  readonly input: Tally
+  readonly output: Tally
+  readonly cached: Tally
+  readonly reasoning: Tally
+  readonly cost: Tally
+  readonly unknownCost: Tally
 }
 
 function instruments(registry: Registry) {
@@ -243,9 +240,9 @@ function instruments(registry: Registry) {
   }
   return {
     gauge,
-    counter: (name: string, help: string, ...labelNames: string[]) => new Counter({ name, help, labelNames, registers }),
-    histogram: (name: string, help: string, buckets: number[], ...labelNames: string[]) =>
-      new Histogram({ name, help, buckets, labelNames, registers })
+    counter: (name: string, help: string, ...labelNames: string[]): Family<Tally> => counterIn(registry, { name, help, labelNames }),
+    histogram: (name: string, help: string, buckets: number[], ...labelNames: string[]): Family<Spread> =>
+      histogramIn(registry, { name, help, labelNames }, buckets)
   }
 }
 

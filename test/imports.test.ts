@@ -31,7 +31,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   '@fastify/swagger': ['gateway/plugins/docs.ts'],
   '@fastify/swagger-ui': ['gateway/plugins/docs.ts'],
   'rate-limiter-flexible': ['gateway/limits/'],
-  'prom-client': ['gateway/metrics.ts'],
+  'prom-client': ['gateway/metrics.ts', 'gateway/metrics/series.ts'],
   'gpt-tokenizer': ['gateway/token-text.ts'],
   openai: ['bin/commands/doctor'],
   '@opentelemetry/api': ['bin/telemetry'],
