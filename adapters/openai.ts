@@ -33,11 +33,10 @@ const notChat = /embed|whisper|tts|dall-e|moderation|transcribe|gpt-image|realti
 export function createAdapter(ports: { readonly outbound: Outbound }): Adapter {
   const dialect: Dialect = {
     outbound: ports.outbound,
-    headers: (upstream, attempt) => ({
+    headers: upstream => ({
       ...upstream.headers,
       ...(upstream.apiKey === null ? {} : { authorization: `Bearer ${upstream.apiKey}` }),
-      'content-type': 'application/json',
-      'x-client-request-id': attempt.id
+      'content-type': 'application/json'
     }),
     readsTokens: ({ upstream }) => upstream.registryId === 'openai',
     chargedNanoUsd: () => null

@@ -31,12 +31,11 @@ const attribution = { 'http-referer': 'http://localhost', 'x-title': 'llm-mcp', 
 export function createAdapter(ports: { readonly outbound: Outbound }): Adapter {
   const dialect: Dialect = {
     outbound: ports.outbound,
-    headers: (upstream, attempt) => ({
+    headers: upstream => ({
       ...attribution,
       ...upstream.headers,
       ...(upstream.apiKey === null ? {} : { authorization: `Bearer ${upstream.apiKey}` }),
-      'content-type': 'application/json',
-      'x-client-request-id': attempt.id
+      'content-type': 'application/json'
     }),
     readsTokens: ({ model }) => model.startsWith('openai/'),
     chargedNanoUsd

@@ -29,14 +29,19 @@ export interface RequestContext {
   headers: Record<string, string>
 }
 
-/** The headers of every answer. `openai-processing-ms` is the time until now. */
+/** Adds the headers of every answer, where they are not set. `openai-processing-ms` is the time until now. */
+export function addStandard(headers: Record<string, string>, context: RequestContext): void {
+  for (const name in context.headers) headers[name] ??= context.headers[name] as string
+  headers['x-request-id'] ??= context.id
+  headers['openai-version'] ??= '2020-10-01'
+  headers['openai-processing-ms'] ??= String(Math.round(performance.now() - context.startedAt))
+}
+
+/** The same, where there are no others. */
 export function standardHeaders(context: RequestContext): Record<string, string> {
-  return {
-    ...context.headers,
-    'x-request-id': context.id,
-    'openai-version': '2020-10-01',
-    'openai-processing-ms': String(Math.round(performance.now() - context.startedAt))
-  }
+  const headers: Record<string, string> = {}
+  addStandard(headers, context)
+  return headers
 }
 
 /** What plugins have set on an answer so far, such as CORS: a raw response knows nothing of it. */

@@ -4,12 +4,12 @@ import type { ServerResponse } from 'node:http'
 import { formatUsd } from '../routing/cost.ts'
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import { deadlineExceeded } from '../routing/patience.ts'
-import type { Reply, ReplyFacts, RunSummary } from '../routing/ports.ts'
+import type { Reply, ReplyFacts, RunSummary, WaitingPlace } from '../routing/ports.ts'
 import type { Run } from '../routing/run.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { Patience } from '../routing/types.ts'
 import { type BodyWriter, createBodyWriter } from './chunked.ts'
-import { type RequestContext, standardHeaders } from './context.ts'
+import { addStandard, type RequestContext } from './context.ts'
 import { errorReply } from './plugins/errors.ts'
 import type { Presenter } from './presenter.ts'
 import type { OpenStream, Streams } from './streams.ts'
@@ -39,208 +39,250 @@ export interface ClientReply extends Reply {
   attach(run: Run): void
 }
 
-/** The reply for one request on a response nobody else writes to. */
-export function createReply({
-  response,
-  context,
-  stream,
-  streams,
-  presenter,
-  dropped,
-  patience,
-  onOver
-}: {
-  response: ServerResponse
-  context: RequestContext
-  stream: boolean
-  streams: Streams
-  presenter: Presenter
+export interface ReplyParts {
+  readonly response: ServerResponse
+  readonly context: RequestContext
+  readonly stream: boolean
+  readonly streams: Streams
+  readonly presenter: Presenter
   /** Hints left out on the way in. */
-  dropped: readonly string[]
+  readonly dropped: readonly string[]
   /** Null: no deadline, and the run ends with its client. */
-  patience: Patience | null
+  readonly patience: Patience | null
   /** After everything else, once. */
-  onOver: (summary: RunSummary) => void
-}): ClientReply {
-  const openedAt = performance.now()
-  let run: Run | null = null
-  let lastWriteAt = openedAt
-  let pendingBytes = 0
-  let pendingSince = openedAt
-  let facts: ReplyFacts | null = null
+  readonly onOver: (summary: RunSummary) => void
+}
+
+/** The reply for one request on a response nobody else writes to. */
+export function createReply(parts: ReplyParts): ClientReply {
+  const reply = new ResponseReply(parts)
+  reply.open()
+  return reply
+}
+
+/** A class, so that an answer is one object and not twenty functions. */
+class ResponseReply implements ClientReply, OpenStream {
+  readonly #parts: ReplyParts
+  readonly #response: ServerResponse
+  readonly #openedAt = performance.now()
+  #run: Run | null = null
+  #lastWriteAt = this.#openedAt
+  #pendingBytes = 0
+  #pendingSince = this.#openedAt
+  #facts: ReplyFacts | null = null
   /** Of a stream, once its head is out. */
-  let writer: BodyWriter | null = null
-  let isOver = false
+  #writer: BodyWriter | null = null
+  #isOver = false
   // The run goes on for nobody: what it says is thrown away.
-  let isGone = false
+  #isGone = false
   /** Where the request stands, as a comment; null when it does not wait. */
-  let place: string | null = null
-  let placeTold: string | null = null
-  let headersTimer: NodeJS.Timeout | null = null
-  const deadlineTimer = startDeadline()
-  const open: OpenStream = { tick, end: error => run?.cancel(error), place: null }
-  streams.add(open)
-  response.on('close', closed)
-  response.on('drain', drained)
+  #waitsAt: string | null = null
+  #waitsAtTold: string | null = null
+  #headersTimer: NodeJS.Timeout | null = null
+  #deadlineTimer: NodeJS.Timeout | null = null
+  /** The open ones' own. */
+  place: number | null = null
 
-  function startDeadline(): NodeJS.Timeout | undefined {
+  constructor(parts: ReplyParts) {
+    this.#parts = parts
+    this.#response = parts.response
+  }
+
+  open(): void {
+    const { patience, context, streams, stream } = this.#parts
+    const response = this.#response
     const leftMs = remainingMs(patience, context.startedAt)
-    if (leftMs === null) return undefined
-    return setTimeout(() => run?.cancel(deadlineExceeded(patience, stream)), Math.max(0, leftMs))
+    if (leftMs !== null) this.#deadlineTimer = setTimeout(() => this.#run?.cancel(deadlineExceeded(patience, stream)), Math.max(0, leftMs))
+    streams.add(this)
+    response.on('close', () => this.#closed())
+    // Of a whole answer there is one write.
+    if (stream) response.on('drain', () => this.#run?.resume())
   }
 
-  function stopTimers(): void {
-    stopWaiting()
-    clearTimeout(deadlineTimer)
+  attach(run: Run): void {
+    this.#run = run
   }
 
-  function stopWaiting(): void {
-    place = null
-    if (headersTimer !== null) clearTimeout(headersTimer)
-    headersTimer = null
+  // 1. what the run tells
+
+  waiting(now: WaitingPlace): void {
+    const { context, stream } = this.#parts
+    if (this.#isGone || this.#facts !== null) return
+    context.headers['x-llm-mcp-job-id'] = now.jobId
+    // A whole answer is simply held.
+    if (!stream) return
+    this.#waitsAt = queuedComment(now)
+    if (this.#response.headersSent) return this.#tellPlace()
+    const leftMs = context.startedAt + queuedHeadersAtLatestMs - performance.now()
+    this.#headersTimer ??= setTimeout(() => this.#openQueued(), Math.max(0, leftMs))
   }
 
-  function closed(): void {
-    if (patience?.onDisconnect === 'finish' && run !== null && !isOver) {
-      // It stays among the open ones, so that a shutdown waits for it, and ends it when it takes too long.
-      isGone = true
-      stopWaiting()
-      return run.resume()
+  start(known: ReplyFacts): void {
+    const { stream } = this.#parts
+    this.#stopWaiting()
+    this.#facts = known
+    if (this.#isGone || !stream) return
+    // A whole answer must be there in time, a stream its first token.
+    this.#stopDeadline()
+    if (!this.#response.headersSent) this.#openStream(known)
+  }
+
+  frames(events: Buffer): boolean {
+    if (this.#isGone) return true
+    let bytes: Buffer | null
+    try {
+      bytes = this.#parts.presenter.frames(events)
+    } catch (error) {
+      this.#run?.cancel(toGatewayError(error))
+      return true
     }
-    streams.remove(open)
-    stopTimers()
-    // After the answer's end this finds nothing left to cancel.
-    run?.cancel(null)
+    return bytes === null || bytes.length === 0 ? !this.#response.writableNeedDrain : this.#write(bytes)
   }
 
-  function drained(): void {
-    run?.resume()
+  body(json: Buffer): void {
+    this.#stopTimers()
+    if (this.#isGone) return
+    let answer: Buffer
+    try {
+      answer = this.#parts.presenter.body(json)
+    } catch (error) {
+      return this.fail(toGatewayError(error))
+    }
+    const headers: Record<string, string> = { 'content-type': 'application/json; charset=utf-8' }
+    if (this.#facts !== null) addFacts(headers, this.#shown(this.#facts))
+    this.#send(200, headers, answer)
   }
 
-  function tick(now: number): void {
-    if (isGone) return
+  finish(done: Buffer | null): void {
+    if (!this.#isGone) this.#writer?.end(this.#parts.presenter.finish(done))
+  }
+
+  fail(failure: GatewayError): void {
+    const { presenter, context } = this.#parts
+    const response = this.#response
+    this.#stopTimers()
+    const error = presenter.error(failure)
+    context.error = error
+    if (response.destroyed) return
+    if (response.headersSent) {
+      // A clean end without [DONE] would be taken for a whole answer.
+      this.#writer?.end(presenter.fail(error))
+      return
+    }
+    const answer = errorReply(error)
+    this.#send(answer.status, { ...answer.headers }, answer.body)
+  }
+
+  over(summary: RunSummary): void {
+    const { context, streams, onOver } = this.#parts
+    this.#isOver = true
+    this.#stopTimers()
+    if (this.#isGone) streams.remove(this)
+    context.summary = summary
+    context.error ??= summary.error
+    onOver(summary)
+  }
+
+  // 2. what the clock of all open answers tells
+
+  tick(now: number): void {
+    if (this.#isGone) return
+    const response = this.#response
     const pending = unsentBytes(response)
-    if (pending !== pendingBytes) {
-      pendingBytes = pending
-      pendingSince = now
-    } else if (pending > 0 && now - pendingSince > stalledMs) {
+    if (pending !== this.#pendingBytes) {
+      this.#pendingBytes = pending
+      this.#pendingSince = now
+    } else if (pending > 0 && now - this.#pendingSince > stalledMs) {
       response.destroy()
       return
     }
-    if (!stream || response.writableEnded || response.writableNeedDrain) return
+    if (!this.#parts.stream || response.writableEnded || response.writableNeedDrain) return
     if (!response.headersSent) {
-      if (now - openedAt >= headersAtLatestMs) openStream(null)
+      if (now - this.#openedAt >= headersAtLatestMs) this.#openStream(null)
       else return
     }
-    tellPlace()
-    if (now - lastWriteAt >= keepAliveMs) write(keepAlive)
+    this.#tellPlace()
+    if (now - this.#lastWriteAt >= keepAliveMs) this.#write(keepAlive)
   }
 
-  function openStream(facts: ReplyFacts | null): void {
-    response.writeHead(200, { ...standardHeaders(context), ...streamHeaders, ...(facts === null ? {} : factHeaders(shown(facts))) })
-    writer = createBodyWriter(response)
+  end(error: GatewayError): void {
+    this.#run?.cancel(error)
+  }
+
+  // 3. the client
+
+  #closed(): void {
+    const { patience, streams } = this.#parts
+    if (patience?.onDisconnect === 'finish' && this.#run !== null && !this.#isOver) {
+      // It stays among the open ones, so that a shutdown waits for it, and ends it when it takes too long.
+      this.#isGone = true
+      this.#stopWaiting()
+      return this.#run.resume()
+    }
+    streams.remove(this)
+    this.#stopTimers()
+    // After the answer's end this finds nothing left to cancel.
+    this.#run?.cancel(null)
+  }
+
+  #stopTimers(): void {
+    this.#stopWaiting()
+    this.#stopDeadline()
+  }
+
+  #stopWaiting(): void {
+    this.#waitsAt = null
+    if (this.#headersTimer !== null) clearTimeout(this.#headersTimer)
+    this.#headersTimer = null
+  }
+
+  #stopDeadline(): void {
+    if (this.#deadlineTimer !== null) clearTimeout(this.#deadlineTimer)
+    this.#deadlineTimer = null
+  }
+
+  #openStream(facts: ReplyFacts | null): void {
+    const { context, presenter } = this.#parts
+    const headers: Record<string, string> = { ...streamHeaders }
+    if (facts !== null) addFacts(headers, this.#shown(facts))
+    addStandard(headers, context)
+    this.#response.writeHead(200, headers)
+    this.#writer = createBodyWriter(this.#response)
     const opening = presenter.open()
-    if (opening !== null) write(opening)
-    if (place !== null) tellPlace()
-    else if (facts === null) write(keepAlive)
+    if (opening !== null) this.#write(opening)
+    if (this.#waitsAt !== null) this.#tellPlace()
+    else if (facts === null) this.#write(keepAlive)
   }
 
-  function openQueued(): void {
-    if (!response.headersSent) openStream(null)
+  #openQueued(): void {
+    if (!this.#response.headersSent) this.#openStream(null)
   }
 
   /** Once each; a reader that is full gets the last one when it has room. */
-  function tellPlace(): void {
-    if (place === null || place === placeTold || response.writableNeedDrain) return
-    placeTold = place
-    write(Buffer.from(place))
+  #tellPlace(): void {
+    if (this.#waitsAt === null || this.#waitsAt === this.#waitsAtTold || this.#response.writableNeedDrain) return
+    this.#waitsAtTold = this.#waitsAt
+    this.#write(Buffer.from(this.#waitsAt))
   }
 
-  function shown(facts: ReplyFacts): ReplyFacts {
+  #shown(facts: ReplyFacts): ReplyFacts {
+    const { dropped } = this.#parts
     return dropped.length === 0 ? facts : { ...facts, dropped: [...dropped, ...facts.dropped] }
   }
 
-  function write(bytes: Buffer): boolean {
-    lastWriteAt = performance.now()
-    return writer === null || writer.write(bytes)
+  #write(bytes: Buffer): boolean {
+    this.#lastWriteAt = performance.now()
+    return this.#writer === null || this.#writer.write(bytes)
   }
 
-  function send(status: number, headers: Readonly<Record<string, string>>, body: Buffer | string): void {
-    response.writeHead(status, { ...standardHeaders(context), ...headers, 'content-length': Buffer.byteLength(body) })
+  #send(status: number, headers: Record<string, string>, body: Buffer | string): void {
+    const response = this.#response
+    headers['content-length'] = String(Buffer.byteLength(body))
+    addStandard(headers, this.#parts.context)
+    response.writeHead(status, headers)
     // Node sends the head together with a string in one piece, with a buffer in two: each byte as a character of latin1 is the same on the wire.
     if (body instanceof Buffer && body.length <= inOnePieceBytes) response.end(body.toString('latin1'), 'latin1')
     else response.end(body)
-  }
-
-  return {
-    attach(attached) {
-      run = attached
-    },
-    waiting(now) {
-      if (isGone || facts !== null) return
-      context.headers['x-llm-mcp-job-id'] = now.jobId
-      // A whole answer is simply held.
-      if (!stream) return
-      place = queuedComment(now)
-      if (response.headersSent) return tellPlace()
-      const leftMs = context.startedAt + queuedHeadersAtLatestMs - performance.now()
-      headersTimer ??= setTimeout(openQueued, Math.max(0, leftMs))
-    },
-    start(known) {
-      stopWaiting()
-      facts = known
-      if (isGone) return
-      // A whole answer must be there in time, a stream its first token.
-      if (stream) clearTimeout(deadlineTimer)
-      if (stream && !response.headersSent) openStream(known)
-    },
-    frames(events) {
-      if (isGone) return true
-      let bytes: Buffer | null
-      try {
-        bytes = presenter.frames(events)
-      } catch (error) {
-        run?.cancel(toGatewayError(error))
-        return true
-      }
-      return bytes === null || bytes.length === 0 ? !response.writableNeedDrain : write(bytes)
-    },
-    body(json) {
-      stopTimers()
-      if (isGone) return
-      let answer: Buffer
-      try {
-        answer = presenter.body(json)
-      } catch (error) {
-        return this.fail(toGatewayError(error))
-      }
-      send(200, { 'content-type': 'application/json; charset=utf-8', ...(facts === null ? {} : factHeaders(shown(facts))) }, answer)
-    },
-    finish(done) {
-      if (isGone) return
-      writer?.end(presenter.finish(done))
-    },
-    fail(failure) {
-      stopTimers()
-      const error = presenter.error(failure)
-      context.error = error
-      if (response.destroyed) return
-      if (response.headersSent) {
-        // A clean end without [DONE] would be taken for a whole answer.
-        writer?.end(presenter.fail(error))
-        return
-      }
-      const answer = errorReply(error)
-      send(answer.status, answer.headers, answer.body)
-    },
-    over(summary: RunSummary) {
-      isOver = true
-      stopTimers()
-      if (isGone) streams.remove(open)
-      context.summary = summary
-      context.error ??= summary.error
-      onOver(summary)
-    }
   }
 }
 
@@ -251,17 +293,21 @@ export function unsentBytes(response: ServerResponse): number {
 }
 
 /** `x-llm-mcp-*`: who answers, why, for how much, and what was left out. */
-export function factHeaders({ target, reason, nanoUsd, dropped, etaMs }: ReplyFacts): Record<string, string> {
+export function factHeaders(facts: ReplyFacts): Record<string, string> {
+  const headers: Record<string, string> = {}
+  addFacts(headers, facts)
+  return headers
+}
+
+function addFacts(headers: Record<string, string>, { target, reason, nanoUsd, dropped, etaMs }: ReplyFacts): void {
   const { upstream } = target
-  return {
-    'x-llm-mcp-provider': providerOf(upstream),
-    'x-llm-mcp-model': headerSafe(target.model),
-    ...(upstream.device === null ? {} : { 'x-llm-mcp-device': upstream.device.id }),
-    'x-llm-mcp-reason': reason,
-    ...(etaMs === undefined ? {} : { 'x-llm-mcp-eta-ms': String(etaMs.p50) }),
-    ...(dropped.length === 0 ? {} : { 'x-llm-mcp-dropped': droppedNames(dropped) }),
-    ...(nanoUsd === null ? {} : { 'x-llm-mcp-cost-usd': formatUsd(nanoUsd) })
-  }
+  headers['x-llm-mcp-provider'] = providerOf(upstream)
+  headers['x-llm-mcp-model'] = headerSafe(target.model)
+  if (upstream.device !== null) headers['x-llm-mcp-device'] = upstream.device.id
+  headers['x-llm-mcp-reason'] = reason
+  if (etaMs !== undefined) headers['x-llm-mcp-eta-ms'] = String(etaMs.p50)
+  if (dropped.length > 0) headers['x-llm-mcp-dropped'] = droppedNames(dropped)
+  if (nanoUsd !== null) headers['x-llm-mcp-cost-usd'] = formatUsd(nanoUsd)
 }
 
 /** A header has its limits, and what a client sends has none. */

@@ -61,7 +61,7 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
     const path = join(folder, `${owner.processId}-${number++}.ndjson`)
     const segment: Segment = { path, fd: openSync(path, 'a', 0o600), bytes: 0, pending: 0, torn: false, isOpen: true }
     try {
-      append(segment, [{ t: 'owner', owner }])
+      append(segment, lineOf({ t: 'owner', owner }))
     } catch (error) {
       remove(segment)
       throw error
@@ -70,18 +70,22 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
     return segment
   }
 
-  function append(segment: Segment, lines: readonly Line[]): void {
-    let text = segment.torn ? '\n' : ''
-    for (const line of lines) text += `${JSON.stringify(line)}\n`
-    const bytes = Buffer.from(text)
+  function append(segment: Segment, lines: string): void {
+    const text = segment.torn ? `\n${lines}` : lines
     segment.torn = true
     // A disk that is nearly full takes a part, says how much, and refuses the rest.
-    for (let written = 0; written < bytes.length; ) written += writeSync(segment.fd, bytes, written)
+    const length = Buffer.byteLength(text)
+    let written = writeSync(segment.fd, text)
+    if (written < length) {
+      const bytes = Buffer.from(text)
+      while (written < length) written += writeSync(segment.fd, bytes, written)
+    }
     segment.torn = false
-    segment.bytes += bytes.length
+    segment.bytes += length
   }
 
-  function write(lines: readonly (Line & { row: CostRow })[]): void {
+  /** `lines`: one for each of the attempts. */
+  function write(lines: string, attemptIds: readonly string[]): void {
     if (isClosed) throw new Error('the journal is closed')
     if (current.bytes > segmentBytesAtMost) {
       const full = current
@@ -89,10 +93,10 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
       if (full.pending === 0) remove(full)
     }
     append(current, lines)
-    current.pending += lines.length
-    for (const { row } of lines) {
-      const holders = waiting.get(row.attemptId)
-      if (holders === undefined) waiting.set(row.attemptId, [current])
+    current.pending += attemptIds.length
+    for (const id of attemptIds) {
+      const holders = waiting.get(id)
+      if (holders === undefined) waiting.set(id, [current])
       else holders.push(current)
     }
   }
@@ -120,8 +124,16 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
   }
 
   return {
-    intent: (row, settled = []) => write([...settled.map(asSettled), { t: 'intent', row }]),
-    settle: (...rows) => write(rows.map(asSettled)),
+    intent(row, settled = []) {
+      const lines = settledLines(settled) + lineOf({ t: 'intent', row })
+      write(lines, settled.length === 0 ? [row.attemptId] : [...settled.map(({ attemptId }) => attemptId), row.attemptId])
+    },
+    settle(...rows) {
+      write(
+        settledLines(rows),
+        rows.map(({ attemptId }) => attemptId)
+      )
+    },
     stored,
     close() {
       isClosed = true
@@ -133,8 +145,14 @@ export function createJournal(folder: string, owner: JournalOwner): Journal {
   }
 }
 
-function asSettled(row: CostRow): Line & { row: CostRow } {
-  return { t: 'settled', row }
+function lineOf(line: Line): string {
+  return `${JSON.stringify(line)}\n`
+}
+
+function settledLines(rows: readonly CostRow[]): string {
+  let lines = ''
+  for (const row of rows) lines += lineOf({ t: 'settled', row })
+  return lines
 }
 
 export interface FoundJournal {

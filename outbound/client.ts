@@ -10,6 +10,8 @@ export interface OutboundRequest {
   readonly path: string
   readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE'
   readonly headers: Readonly<Record<string, string>>
+  /** Sent as `x-client-request-id`, beside the headers that are the same for many requests. */
+  readonly clientRequestId?: string
   readonly body: Buffer | string | null
   readonly connectMs: number
 }
@@ -82,8 +84,7 @@ export function createOutbound(): Outbound {
       origin: request.origin,
       path: request.path,
       method: request.method,
-      // Compressed answers are refused by not asking for any: no decompression bombs.
-      headers: { ...request.headers, 'accept-encoding': 'identity' },
+      headers: headersOf(request),
       body: request.body
     }
     poolOf(request.origin, request.connectMs).dispatch(options, handler)
@@ -136,6 +137,14 @@ export function createOutbound(): Outbound {
   }
 
   return { send, fetchText, close }
+}
+
+/** As a list of names and values. Compressed answers are refused by not asking for any: no decompression bombs. */
+function headersOf({ headers, clientRequestId }: OutboundRequest): string[] {
+  const list = ['accept-encoding', 'identity']
+  if (clientRequestId !== undefined) list.push('x-client-request-id', clientRequestId)
+  for (const name in headers) if (name.toLowerCase() !== 'accept-encoding') list.push(name, headers[name] as string)
+  return list
 }
 
 /** `highWaterMark` goes on to node:net: what a reader that stands still keeps waiting is memory, so no more of it than a piece. */

@@ -37,7 +37,7 @@ const weighedAtMost = 16
 class Kept {
   readonly jobId: string | null
   /** Of all that came of this request, each once. */
-  readonly calls: ReadonlyMap<string, KeptCall>
+  readonly calls: readonly KeptCall[]
   readonly tookMs: number
   readonly source: string
   #explained: Explained | null
@@ -72,6 +72,9 @@ function weighedOf({ decision, figures }: Explained): number {
 /** Without the body, and whatever else is the request's alone. */
 function withoutBody({ request }: RouteStart): Explained['request'] {
   const { id, model, route, maxUsd, patience, isDeadlineHard, localOnly, fallbacks, preference } = request
+  // Most say nothing but this, and to put an object together of parts takes ten times as long.
+  const isPlain = [route, maxUsd, patience, isDeadlineHard, fallbacks, preference].every(part => part === undefined)
+  if (isPlain) return { id, model, localOnly }
   return {
     id,
     model,
@@ -94,7 +97,7 @@ interface Open {
   isWritten: boolean
 }
 
-type KeptCall = OverCall & { readonly settled: Settled }
+type KeptCall = OverCall & { readonly attemptId: string; readonly settled: Settled }
 
 /** To be written down. */
 interface Waiting {
@@ -298,7 +301,7 @@ export function createRoutes({
 function earlyRow(start: RouteStart): Waiting {
   const { request, caller, decision, figures, etaMs, chosen, decidedUs } = start
   const explained = { request: withoutBody(start), caller, decision, figures, etaMs, chosen, decidedUs }
-  const entry = new Kept(explained, { jobId: jobOf(start), calls: new Map(), tookMs: 0 })
+  const entry = new Kept(explained, { jobId: jobOf(start), calls: [], tookMs: 0 })
   return { entry, model: request.model, target: chosen?.id ?? null }
 }
 
@@ -308,17 +311,17 @@ function jobOf({ request }: RouteStart): string | null {
   return jobId === request.id ? null : jobId
 }
 
-/** All calls of a request by their attempts, those of before first. */
-function callsOf({ calls }: RunSummary, before: Kept | undefined): ReadonlyMap<string, KeptCall> {
-  const all = new Map(before?.calls)
-  for (const { attemptId, target, error, settled } of calls) all.set(attemptId, { target, error, settled })
-  return all
+/** All calls of a request, each once, those of before first. */
+function callsOf({ calls }: RunSummary, before: Kept | undefined): readonly KeptCall[] {
+  const now = calls.map(({ attemptId, target, error, settled }) => ({ attemptId, target, error, settled }))
+  if (before === undefined || before.calls.length === 0) return now
+  const all = new Map([...before.calls, ...now].map(call => [call.attemptId, call]))
+  return [...all.values()]
 }
 
 /** Several runs of one request as one. */
-function together(last: RunSummary, all: ReadonlyMap<string, KeptCall>): Over {
-  if (all.size === last.calls.length) return last
-  const calls = [...all.values()]
+function together(last: RunSummary, calls: readonly KeptCall[]): Over {
+  if (calls.length === last.calls.length) return last
   const nanoUsd = calls.reduce<number | null>(
     (sum, { settled }) => (sum === null || settled.nanoUsd === null ? null : sum + settled.nanoUsd),
     0

@@ -1,6 +1,6 @@
 // Which targets may answer a request, in which order, and why each other one may not. Pure.
 
-import { type Planned, startable } from './brain/plan.ts'
+import { isStartable, type Planned } from './brain/plan.ts'
 import type { Asked, Estimate } from './brain/types.ts'
 import { canonical, isVirtual } from './catalog.ts'
 import type { GatewayError } from './errors.ts'
@@ -99,28 +99,29 @@ export interface DecisionView {
  * An open breaker, a refused key and a missing model only rank last: the last target that could answer is never put out.
  */
 export function decide(input: DecisionInput, view: DecisionView): Decision {
-  return decideAll([input], view)[0] as Decision
+  const sifted = sift(input, view)
+  const { request, caller } = input
+  const plan = isWeighed(sifted) ? view.weigh?.([{ request, caller, targets: sifted.sound }])[0] : undefined
+  return decided(sifted, plan, view)
 }
 
 /** Of several requests in the order they are to be served: what one gets, the next has not. */
 export function decideAll(inputs: readonly DecisionInput[], view: DecisionView): Decision[] {
   const sifted = inputs.map(input => sift(input, view))
-  const { weigh } = view
   const ahead = new Map<string, number>()
-  if (weigh === undefined) return sifted.map(each => alone(ranked(each, view, ahead), each.input))
   const weighed = sifted.filter(isWeighed)
-  const planned = new Map(
-    weigh(weighed.map(({ input, sound }) => ({ request: input.request, caller: input.caller, targets: sound }))).map((plan, at) => [
-      weighed[at],
-      plan
-    ])
-  )
-  return sifted.map(each => {
-    const plan = planned.get(each)
-    if (plan !== undefined) return alone(chosen(each, plan, view), each.input)
-    const bounded = withinBounds(each, view)
-    return alone(isWeighed(each) ? later(bounded, view) : ranked(bounded, view, ahead), each.input)
-  })
+  const plans = view.weigh?.(weighed.map(({ input, sound }) => ({ request: input.request, caller: input.caller, targets: sound }))) ?? []
+  let next = 0
+  return sifted.map(each => decided(each, isWeighed(each) ? plans[next++] : undefined, view, ahead))
+}
+
+/** `plan`: of one that is weighed, unless it stands too far back. */
+function decided(sifted: Sifted, plan: Planned | undefined, view: DecisionView, ahead?: Ahead): Decision {
+  const { input } = sifted
+  if (plan !== undefined) return alone(chosen(sifted, plan, view), input)
+  if (view.weigh === undefined) return alone(ranked(sifted, view, ahead), input)
+  const bounded = withinBounds(sifted, view)
+  return alone(isWeighed(sifted) ? later(bounded, view) : ranked(bounded, view, ahead), input)
 }
 
 /** By provider: calls of requests decided before in one go, that nobody weighed. */
@@ -278,23 +279,26 @@ function later(sifted: Sifted, view: DecisionView): Decision {
 function chosen(sifted: Sifted, plan: Planned, view: DecisionView): Decision {
   const { input, feasible, sound } = sifted
   const planned = inTiers(plan, input)
-  const ids = new Map(sound.map(target => [target.id, target]))
-  const unsound = withinBounds({ ...sifted, rejected: [], full: [], feasible: feasible.filter(target => !sound.includes(target)) }, view)
-  const without = planned.without.map(({ option, why }) => ({ target: option.id, reason: why }))
-  const rejected = [...sifted.rejected, ...without, ...unsound.rejected]
-  const inOrder = planned.estimates.map(({ option }) => ids.get(option.id) as Target)
+  const { without, estimates } = planned
+  const targetOf = byId(sound)
+  const others = feasible.every(target => sound.includes(target)) ? noTargetList : feasible.filter(target => !sound.includes(target))
   // Usually there are none, and an error that nobody is told costs more than all the rest.
-  const last = unsound.feasible.length === 0 ? null : ranked(unsound, view)
-  const rest = last?.action === 'run' ? last.ranked : []
+  const unsound = others.length === 0 ? null : withinBounds({ ...sifted, rejected: [], full: [], feasible: others }, view)
+  const last = unsound === null || unsound.feasible.length === 0 ? null : ranked(unsound, view)
+  const rest = last?.action === 'run' ? last.ranked : noTargetList
+  const rejected =
+    without.length === 0 && unsound === null
+      ? sifted.rejected
+      : [...sifted.rejected, ...without.map(({ option, why }) => ({ target: option.id, reason: why })), ...(unsound?.rejected ?? [])]
   if (planned.best === null && rest.length === 0) {
     const away = outOfReach(sifted, view)
     // What is away now and would keep the bounds may be back soon.
-    const out = away.some(({ isWithin }) => isWithin) ? [] : [...planned.without, ...away.flatMap(({ without }) => without)]
+    const out = away.some(({ isWithin }) => isWithin) ? [] : [...without, ...away.flatMap(({ without }) => without)]
     return { action: 'refuse', error: tooDear(input, out) ?? refusal(input, rejected, view), rejected, planned }
   }
+  const inOrder = estimates.map(({ option }) => targetOf(option.id) as Target)
   if (planned.action === 'wait' && input.mayQueue) return { action: 'enqueue', feasible: inOrder, rejected, planned }
-  const ready = new Set(startable(planned).map(({ option }) => option.id))
-  const now = inOrder.filter(target => ready.has(target.id) && feasible.includes(target))
+  const now = inOrder.filter((target, at) => isStartable(estimates[at] as Estimate) && feasible.includes(target))
   // What could begin by the plan is full by now: others use it too. As in the plan, to wait for what works is better than what does not.
   if (now.length === 0 && inOrder.length > 0 && input.mayQueue) return { action: 'enqueue', feasible: inOrder, rejected, planned }
   const first = now[0] ?? rest[0]
@@ -303,12 +307,22 @@ function chosen(sifted: Sifted, plan: Planned, view: DecisionView): Decision {
   }
   return {
     action: 'run',
-    ranked: [...now, ...rest],
+    ranked: rest.length === 0 ? now : [...now, ...rest],
     rejected,
     reason:
       tiersOf(input) === null ? whyFirst(first, planned, rest) : reasonFor(first, planned.estimates.length + rest.length, isGiven(input)),
     planned
   }
+}
+
+const noTargetList: readonly Target[] = []
+// Fewer are found as fast without a table.
+const listedAtMost = 8
+
+function byId(targets: readonly Target[]): (id: string) => Target | undefined {
+  if (targets.length <= listedAtMost) return id => targets.find(target => target.id === id)
+  const table = new Map(targets.map(target => [target.id, target]))
+  return id => table.get(id)
 }
 
 /** Of machines that are away, and providers that rest: what they would come to. */

@@ -8,7 +8,8 @@ import type { Places } from './places.ts'
 import type { Reply, RouteStart } from './ports.ts'
 import { passedOn } from './preference.ts'
 import { houseOf, resolve } from './resolve.ts'
-import { type Calling, type Claimed, createRun, inMs, type Planned, type Run, type RunPorts } from './run.ts'
+import { type Claimed, createRun, inMs, type Planned, type Run, type RunPorts } from './run.ts'
+import type { Calling } from './trial.ts'
 import type { Caller, ModelRequest, Target } from './types.ts'
 
 export interface Dispatch {
@@ -126,11 +127,13 @@ export function createDispatch(ports: RunPorts): Dispatch & Previewing & Schedul
     return { request, caller, decision, figures, etaMs, chosen, decidedUs, chances: chancesOf(alias) }
   }
 
+  const parts = { ports, calling, view, planned, figuresOf, arrived }
+
   return {
     run(request, caller, reply, claimed) {
       const { preference } = request
       const own = preference === undefined ? request : { ...request, preference: passedOn(preference, houseOf(ports.catalog())) }
-      return createRun({ ports, calling, view, planned, figuresOf, arrived, request: own, caller, reply, claimed: claimed ?? null })
+      return createRun(parts, { request: own, caller, reply, claimed: claimed ?? null })
     },
     plan: (request, caller, mayQueue = false) => planned(request, caller, mayQueue).decision,
     preview,
@@ -141,11 +144,11 @@ export function createDispatch(ports: RunPorts): Dispatch & Previewing & Schedul
     reserved: (target, attemptId) => ports.brain?.reserved(target, attemptId),
     lose(deviceId) {
       for (const call of [...(calling.get(deviceId) ?? [])])
-        call.end(new GatewayError('machine_lost', `The machine ${call.upstreamId} does not answer any more.`))
+        call.lose(new GatewayError('machine_lost', `The machine ${call.upstreamId} does not answer any more.`))
     },
     leave({ id, model, upstream }) {
       const calls = [...(calling.get(upstream.device?.id ?? '') ?? [])].filter(call => call.targetId === id && call.mayLeave())
-      for (const call of calls) call.end(new GatewayError('upstream_unavailable', `${upstream.id} does not finish loading "${model}".`))
+      for (const call of calls) call.lose(new GatewayError('upstream_unavailable', `${upstream.id} does not finish loading "${model}".`))
     },
     canCarry: (target, feature) => view.canCarry(target, feature) && (target.features === null || target.features.has(feature))
   }

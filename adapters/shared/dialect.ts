@@ -8,7 +8,8 @@ import { isRecord } from './http-errors.ts'
 /** What differs between compatible servers. */
 export interface Dialect {
   readonly outbound: Outbound
-  headers(upstream: Upstream, attempt: Attempt): Record<string, string>
+  /** The same for all of its requests. */
+  headers(upstream: Upstream): Readonly<Record<string, string>>
   /** Is the model behind this target one of OpenAI's own, which alone can read lists of cl100k_base tokens? */
   readsTokens(target: Target): boolean
   /** The server's own figure of what it charged. */
@@ -23,25 +24,30 @@ export function originOf(baseUrl: string): { origin: string; prefix: string } {
   return { origin: url.origin, prefix: url.pathname === '/' ? '' : url.pathname }
 }
 
-// To read a URL takes longer than most of what a request needs here.
-const origins = new WeakMap<Upstream, ReturnType<typeof originOf>>()
+interface Way extends ReturnType<typeof originOf> {
+  readonly headers: Readonly<Record<string, string>>
+}
 
-function originFor(upstream: Upstream): ReturnType<typeof originOf> {
-  const known = origins.get(upstream) ?? originOf(upstream.baseUrl)
-  origins.set(upstream, known)
-  return known
+// To read a URL takes longer than most of what a request needs here.
+const ways = new WeakMap<Upstream, Way>()
+
+function wayTo(upstream: Upstream, dialect: Dialect): Way {
+  let way = ways.get(upstream)
+  if (way === undefined) ways.set(upstream, (way = { ...originOf(upstream.baseUrl), headers: dialect.headers(upstream) }))
+  return way
 }
 
 /** The whole call of an attempt, by its operation. */
 export function compatibleRequest(dialect: Dialect, attempt: Attempt): OutboundRequest {
   const { request, target } = attempt
-  const { origin, prefix } = originFor(target.upstream)
+  const { origin, prefix, headers } = wayTo(target.upstream, dialect)
   const readsTokens = dialect.readsTokens(target)
   return {
     origin,
     path: `${prefix}${paths[request.operation]}`,
     method: 'POST',
-    headers: dialect.headers(target.upstream, attempt),
+    headers,
+    clientRequestId: attempt.id,
     body: request.operation === 'embed' ? embeddingBody(attempt, readsTokens) : compatibleBody(attempt, readsTokens),
     connectMs: target.upstream.timeouts.connectMs
   }

@@ -24,79 +24,100 @@ export function createWatchdog(
   timeouts: Pick<Timeouts, 'firstTokenMs' | 'idleMs' | 'totalMs'>,
   onExpire: (phase: Phase) => void
 ): Watchdog {
-  const totalAt = performance.now() + timeouts.totalMs
-  let firstTokenAt = performance.now() + timeouts.firstTokenMs
-  let lastAt = 0
-  let hasToken = false
-  let pausedAt: number | null = null
-  let stopped = false
-  let timer: NodeJS.Timeout | undefined
-  let turn: NodeJS.Immediate | undefined
-  let timerAt = 0
+  return new Watch(timeouts, onExpire)
+}
 
-  function due(): { readonly phase: Phase; readonly at: number } {
-    if (pausedAt !== null) return { phase: 'total', at: totalAt }
-    const at = hasToken ? lastAt + timeouts.idleMs : firstTokenAt
-    if (totalAt < at) return { phase: 'total', at: totalAt }
-    return { phase: hasToken ? 'idle' : 'first_token', at }
+class Watch implements Watchdog {
+  readonly #idleMs: number
+  readonly #onExpire: (phase: Phase) => void
+  readonly #totalAt: number
+  #firstTokenAt: number
+  #lastAt = 0
+  #hasToken = false
+  #pausedAt: number | null = null
+  #isStopped = false
+  #timer: NodeJS.Timeout | undefined
+  #turn: NodeJS.Immediate | undefined
+  #timerAt = 0
+
+  constructor({ firstTokenMs, idleMs, totalMs }: Pick<Timeouts, 'firstTokenMs' | 'idleMs' | 'totalMs'>, onExpire: (phase: Phase) => void) {
+    const now = performance.now()
+    this.#idleMs = idleMs
+    this.#onExpire = onExpire
+    this.#totalAt = now + totalMs
+    this.#firstTokenAt = now + firstTokenMs
+    this.#arm(now)
   }
 
-  function arm(): void {
-    clearTimeout(timer)
-    timerAt = due().at
-    timer = setTimeout(look, Math.min(Math.max(1, Math.ceil(timerAt - performance.now())), longestTimerMs))
+  token(): void {
+    if (this.#hasToken) return
+    this.#hasToken = true
+    this.#lastAt = performance.now()
+    this.#moved()
+  }
+
+  activity(): void {
+    this.#lastAt = performance.now()
+  }
+
+  pause(): void {
+    this.#pausedAt ??= performance.now()
+  }
+
+  resume(): void {
+    if (this.#pausedAt === null) return
+    this.#lastAt = performance.now()
+    this.#firstTokenAt += this.#lastAt - this.#pausedAt
+    this.#pausedAt = null
+    this.#moved()
+  }
+
+  stop(): void {
+    this.#isStopped = true
+    clearTimeout(this.#timer)
+    clearImmediate(this.#turn)
+  }
+
+  #phase(): Phase {
+    if (this.#pausedAt !== null || this.#totalAt < this.#nextAt()) return 'total'
+    return this.#hasToken ? 'idle' : 'first_token'
+  }
+
+  /** When what comes next is due, but for the whole. */
+  #nextAt(): number {
+    return this.#hasToken ? this.#lastAt + this.#idleMs : this.#firstTokenAt
+  }
+
+  #dueAt(): number {
+    return this.#pausedAt === null ? Math.min(this.#totalAt, this.#nextAt()) : this.#totalAt
+  }
+
+  #arm(now: number): void {
+    clearTimeout(this.#timer)
+    this.#timerAt = this.#dueAt()
+    this.#timer = setTimeout(look, Math.min(Math.max(1, Math.ceil(this.#timerAt - now)), longestTimerMs), this)
   }
 
   /** After a stall of this process timers come before sockets: what has arrived meanwhile is heard first. */
-  function look(): void {
-    clearImmediate(turn)
-    turn = setImmediate(check)
+  look(): void {
+    clearImmediate(this.#turn)
+    this.#turn = setImmediate(() => this.#check())
   }
 
-  function check(): void {
-    const { phase, at } = due()
-    if (at > performance.now()) {
-      arm()
-    } else {
-      stop()
-      onExpire(phase)
-    }
+  #check(): void {
+    const phase = this.#phase()
+    const now = performance.now()
+    if (this.#dueAt() > now) return this.#arm(now)
+    this.stop()
+    this.#onExpire(phase)
   }
 
   /** A deadline moved: only an earlier one needs another timer, a later one is found when the timer fires. */
-  function moved(): void {
-    if (!stopped && due().at < timerAt) arm()
+  #moved(): void {
+    if (!this.#isStopped && this.#dueAt() < this.#timerAt) this.#arm(performance.now())
   }
+}
 
-  function token(): void {
-    if (hasToken) return
-    hasToken = true
-    lastAt = performance.now()
-    moved()
-  }
-
-  function activity(): void {
-    lastAt = performance.now()
-  }
-
-  function pause(): void {
-    pausedAt ??= performance.now()
-  }
-
-  function resume(): void {
-    if (pausedAt === null) return
-    lastAt = performance.now()
-    firstTokenAt += lastAt - pausedAt
-    pausedAt = null
-    moved()
-  }
-
-  function stop(): void {
-    stopped = true
-    clearTimeout(timer)
-    clearImmediate(turn)
-  }
-
-  arm()
-  return { token, activity, pause, resume, stop }
+function look(watch: Watch): void {
+  watch.look()
 }

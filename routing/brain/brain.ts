@@ -177,14 +177,17 @@ export function createBrain(ports: BrainPorts): Brain {
   function rentedPace(target: Target, promptTokens: number, obeysRests: boolean): Pace {
     const { ttftS, tokenS, failures, samples } = rented.pace(target.id)
     const { tokens, source } = target.price
-    const price = tokens === null ? null : priceAt(tokens, promptTokens)
-    const unpriced = source === 'free' ? 0 : null
+    const price = tokens === null ? (source === 'free' ? noDollars : unknownDollars) : dollarsOf(priceAt(tokens, promptTokens))
+    const { inputUsd, cachedUsd, outputUsd, callUsd } = price
     return {
       kind: 'rented',
       ttftS,
       tokenS,
       failures,
-      ...(price === null ? { inputUsd: unpriced, cachedUsd: unpriced, outputUsd: unpriced } : dollarsOf(price)),
+      inputUsd,
+      cachedUsd,
+      outputUsd,
+      callUsd,
       samples,
       waitS: ahead => waitS(target, ahead, obeysRests)
     }
@@ -202,6 +205,15 @@ export function createBrain(ports: BrainPorts): Brain {
     const slow = slownessOf(here)
     const busyS = here.map(call => leftS(call, here.length, slow))
     return { site: { id, own: ownSite(target, device, busyS) }, slow }
+  }
+
+  /** There are few, so they are walked through. */
+  function placeAt(target: Target, places: Place[]): Place {
+    const { id } = target.upstream
+    for (const place of places) if (place.site.id === id) return place
+    const place = placeOf(target)
+    places.push(place)
+    return place
   }
 
   function ownSite({ upstream }: Target, device: Device, busyS: number[]): OwnSite {
@@ -272,7 +284,7 @@ export function createBrain(ports: BrainPorts): Brain {
     return tokens === 0 || upstream.device !== null ? tokens : Math.round(tokens * rented.pace(id).cached)
   }
 
-  function workOf({ request, caller, targets }: Asked, places: Map<string, Place>): Work {
+  function workOf({ request, caller, targets }: Asked, places: Place[]): Work {
     const deadlineMs = request.patience?.deadlineMs ?? null
     const chain = request.prefix ?? []
     return {
@@ -287,9 +299,7 @@ export function createBrain(ports: BrainPorts): Brain {
       maxUsd: request.maxUsd ?? null,
       chain,
       options: targets.map((target): Option => {
-        let place = places.get(target.upstream.id)
-        if (place === undefined) places.set(target.upstream.id, (place = placeOf(target)))
-        const { site, slow } = place
+        const { site, slow } = placeAt(target, places)
         const pace = site.own === null ? rentedPace(target, request.prompt.expected, targets.length > 1) : slower(ownPace(target), slow)
         const cachedTokens = chain.length === 0 ? 0 : cachedOn(target, chain)
         return { id: target.id, site, model: target.model, pace, cachedTokens }
@@ -379,7 +389,7 @@ export function createBrain(ports: BrainPorts): Brain {
 
   return {
     plan(asked) {
-      const places = new Map<string, Place>()
+      const places: Place[] = []
       return plan(
         asked.slice(0, workAtMost).map(one => workOf(one, places)),
         ports.random,
@@ -504,10 +514,13 @@ function choicesOf({ choices, needs }: ModelRequest): NonNullable<Work['choices'
 /** What the operator has set for a model on a machine; null = its electricity is what is booked. */
 function ownPriceOf({ price: { tokens, source } }: Target): TokenDollars | null {
   if (tokens !== null) return dollarsOf(tokens)
-  return source === 'free' ? { inputUsd: 0, cachedUsd: 0, outputUsd: 0 } : null
+  return source === 'free' ? noDollars : null
 }
 
-function dollarsOf({ inputUsdPer1m, cachedInputUsdPer1m, outputUsdPer1m, requestUsd = 0 }: TokenPrice): TokenDollars {
+const noDollars = { inputUsd: 0, cachedUsd: 0, outputUsd: 0, callUsd: 0 } as const
+const unknownDollars = { inputUsd: null, cachedUsd: null, outputUsd: null, callUsd: 0 } as const
+
+function dollarsOf({ inputUsdPer1m, cachedInputUsdPer1m, outputUsdPer1m, requestUsd = 0 }: TokenPrice): Required<TokenDollars> {
   return {
     inputUsd: inputUsdPer1m / 1e6,
     cachedUsd: (cachedInputUsdPer1m ?? inputUsdPer1m) / 1e6,

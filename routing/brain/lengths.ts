@@ -40,6 +40,8 @@ const decay = 0.998
 // However many there were, they count as no more than this together; but for rounding.
 const totalAtMost = 1.01 / (1 - decay)
 const keptAtMost = 10_000
+// Clients can make up names of models.
+const modelsAtMost = 1_000
 // Of these, the ones used last are worth keeping over a restart.
 const storedAtMost = 500
 
@@ -73,14 +75,23 @@ export function createLengthModel(): LengthModel {
   const known = new LRUCache<string, { readonly version: number; readonly shares: Float64Array }>({ max: keptAtMost })
   let version = 0
 
-  const pairKey = (source: string, model: string): string => JSON.stringify([source, model])
+  const pairKeys = new LRUCache<string, Map<string, string>>({ max: keptAtMost })
+
+  /** As it is kept; made once. */
+  function pairKey(source: string, model: string): string {
+    let ofSource = pairKeys.get(source)
+    if (ofSource === undefined || ofSource.size > modelsAtMost) pairKeys.set(source, (ofSource = new Map()))
+    let key = ofSource.get(model)
+    if (key === undefined) ofSource.set(model, (key = JSON.stringify([source, model])))
+    return key
+  }
 
   /** Of all answers, bound or not. */
   function sharesOf(source: string, model: string): Float64Array {
     const key = pairKey(source, model)
     const cached = known.get(key)
     if (cached !== undefined && cached.version === version) return cached.shares
-    const shares = mixed(pairs.get(key), mixed(sources.get(source), mixed(all, prior)))
+    const shares = mixed([all, sources.get(source), pairs.get(key)])
     known.set(key, { version, shares })
     return shares
   }
@@ -95,12 +106,13 @@ export function createLengthModel(): LengthModel {
   }
 
   return {
-    of: (source, model, maxTokens) => lengthsOf(sharesOf(source, model), maxTokens),
+    of: (source, model, maxTokens) => new LearnedLengths(sharesOf(source, model), maxTokens),
     observe(source, model, { tokens, isCut }) {
       if (!Number.isFinite(tokens) || tokens < 0) return
-      const added = isCut ? rest(sharesOf(source, model), tokens) : only(bucketOf(tokens))
-      const key = pairKey(source, model)
-      for (const counts of [all, entry(sources, source), entry(pairs, key)]) add(counts, added)
+      const added = isCut ? rest(sharesOf(source, model), tokens) : bucketOf(tokens)
+      add(all, added)
+      add(entry(sources, source), added)
+      add(entry(pairs, pairKey(source, model)), added)
       version++
     },
     snapshot: () => ({
@@ -123,80 +135,103 @@ export function knownLength(tokens: number): Lengths {
   }
 }
 
-function lengthsOf(shares: Float64Array, maxTokens: number | null): Lengths {
-  // A bound beyond all lengths is none: the share of the longest would be taken to go up to it.
-  const bound = Math.max(1, Math.min(longest, maxTokens ?? longest))
-  const last = bucketOf(bound)
-  let below = 0
-  let mean = 0
-  for (let at = 0; at < last; at++) {
-    below += share(shares, at)
-    mean += share(shares, at) * (means[at] as number)
-  }
-  // Of the bucket of the bound, the part below it is taken to end at it as well.
-  mean += (1 - below) * (maxTokens === null ? (means[last] as number) : bound)
+/** Of answers of these shares, none above the bound. */
+class LearnedLengths implements Lengths {
+  readonly mean: number
+  readonly #shares: Float64Array
+  readonly #bound: number
+  /** The bucket of the bound. */
+  readonly #last: number
+  /** What the last bucket ends with. */
+  readonly #end: number
+  #median: number | null = null
+  #long: number | null = null
 
-  function quantile(wanted: number): number {
+  constructor(shares: Float64Array, maxTokens: number | null) {
+    this.#shares = shares
+    // A bound beyond all lengths is none: the share of the longest would be taken to go up to it.
+    this.#bound = Math.max(1, Math.min(longest, maxTokens ?? longest))
+    this.#last = bucketOf(this.#bound)
+    // Of the bucket of the bound, the part below it is taken to end at it as well.
+    this.#end = maxTokens === null ? (means[this.#last] as number) : this.#bound
+    let below = 0
+    let mean = 0
+    for (let at = 0; at < this.#last; at++) {
+      below += share(shares, at)
+      mean += share(shares, at) * (means[at] as number)
+    }
+    this.mean = mean + (1 - below) * this.#end
+  }
+
+  /** The two that every estimate asks for are found once. */
+  quantile(wanted: number): number {
+    if (wanted === 0.5) return (this.#median ??= this.#quantile(0.5))
+    return wanted === 0.9 ? (this.#long ??= this.#quantile(0.9)) : this.#quantile(wanted)
+  }
+
+  #quantile(wanted: number): number {
     let sum = 0
-    for (let at = 0; at < last; at++) {
-      const here = share(shares, at)
-      if (sum + here >= wanted && here > 0) return Math.min(bound, edge(at) * ratio ** ((wanted - sum) / here))
+    for (let at = 0; at < this.#last; at++) {
+      const here = share(this.#shares, at)
+      if (sum + here >= wanted && here > 0) return Math.min(this.#bound, edge(at) * ratio ** ((wanted - sum) / here))
       sum += here
     }
-    return maxTokens === null ? (means[last] as number) : bound
+    return this.#end
   }
 
-  function beyond(tokens: number): number {
+  beyond(tokens: number): number {
     if (tokens < 1) return 1
-    if (tokens >= bound) return 0
+    if (tokens >= this.#bound) return 0
     const bucket = bucketOf(tokens)
     let sum = 0
-    for (let at = 0; at < bucket; at++) sum += share(shares, at)
+    for (let at = 0; at < bucket; at++) sum += share(this.#shares, at)
     const within = Math.log(tokens / edge(bucket)) / logRatio
-    return Math.max(0, 1 - sum - share(shares, bucket) * Math.min(1, within))
+    return Math.max(0, 1 - sum - share(this.#shares, bucket) * Math.min(1, within))
   }
 
-  function moreAfter(tokens: number): number {
-    if (tokens <= 1) return Math.max(1, mean - tokens)
+  moreAfter(tokens: number): number {
+    const bound = this.#bound
+    if (tokens <= 1) return Math.max(1, this.mean - tokens)
     if (tokens >= bound) return 1
     const bucket = bucketOf(tokens)
     const above = Math.log(edge(bucket + 1) / tokens) / logRatio
-    let left = share(shares, bucket) * above
+    let left = share(this.#shares, bucket) * above
     let sum = left * ((tokens + Math.min(bound, edge(bucket + 1))) / 2)
     for (let at = bucket + 1; at < bucketCount; at++) {
-      left += share(shares, at)
-      sum += share(shares, at) * Math.min(bound, means[at] as number)
+      left += share(this.#shares, at)
+      sum += share(this.#shares, at) * Math.min(bound, means[at] as number)
     }
     // Nobody ever went so far: as much again as half of what came.
     return left < 1e-6 ? Math.max(1, Math.min(bound - tokens, tokens / 2)) : Math.max(1, sum / left - tokens)
   }
-
-  return { mean, quantile, beyond, moreAfter }
 }
 
-function mixed(particular: Counts | undefined, general: Float64Array): Float64Array {
-  if (particular === undefined || particular.total === 0) return general
-  const whole = particular.total + generalWeight
-  return general.map((value, at) => ((particular.shares[at] as number) + generalWeight * value) / whole)
+/** What is generally expected, corrected by each of these in turn: the particular last. */
+function mixed(particulars: readonly (Counts | undefined)[]): Float64Array {
+  const shares = new Float64Array(prior)
+  for (const particular of particulars) {
+    if (particular === undefined || particular.total === 0) continue
+    const whole = particular.total + generalWeight
+    for (let at = 0; at < bucketCount; at++) shares[at] = (share(particular.shares, at) + generalWeight * share(shares, at)) / whole
+  }
+  return shares
 }
 
-function add(counts: Counts, added: Float64Array): void {
-  for (let at = 0; at < bucketCount; at++) counts.shares[at] = (counts.shares[at] as number) * decay + (added[at] as number)
+/** One answer, in one bucket or as shares of several. */
+function add(counts: Counts, added: number | Float64Array): void {
+  const { shares } = counts
+  for (let at = 0; at < bucketCount; at++) shares[at] = share(shares, at) * decay
+  if (typeof added === 'number') shares[added] = share(shares, added) + 1
+  else for (let at = 0; at < bucketCount; at++) shares[at] = share(shares, at) + share(added, at)
   counts.total = counts.total * decay + 1
 }
 
-function only(bucket: number): Float64Array {
-  const one = new Float64Array(bucketCount)
-  one[bucket] = 1
-  return one
-}
-
 /** An answer that was cut says only that it is longer: it counts as all those that are. */
-function rest(shares: Float64Array, tokens: number): Float64Array {
+function rest(shares: Float64Array, tokens: number): number | Float64Array {
   const first = bucketOf(tokens)
   let left = 0
   for (let at = first; at < bucketCount; at++) left += share(shares, at)
-  if (left <= 0) return only(first)
+  if (left <= 0) return first
   return shares.map((value, at) => (at < first ? 0 : value / left))
 }
 

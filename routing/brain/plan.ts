@@ -26,10 +26,12 @@ export interface LeftOut {
 export const workAtMost = 32
 
 interface SiteQueue extends Queue {
+  readonly site: Site
   freeS: number[]
   loaderFreeS: number
   readyS: Map<string, number>
   ahead: number
+  waitingEach: number
 }
 
 /**
@@ -37,7 +39,7 @@ interface SiteQueue extends Queue {
  * `random` in [0, 1) decides between equals.
  */
 export function plan(works: readonly Work[], random: () => number, waiting = works.length): Planned[] {
-  const queues = new Map<Site, SiteQueue>()
+  const queues: SiteQueue[] = []
   const planned: Planned[] = []
   for (const [at, work] of works.entries()) {
     if (at >= workAtMost) break
@@ -46,16 +48,16 @@ export function plan(works: readonly Work[], random: () => number, waiting = wor
   return planned
 }
 
-function place(work: Work, queues: Map<Site, SiteQueue>, random: () => number, behind: number): Planned {
+function place(work: Work, queues: SiteQueue[], random: () => number, behind: number): Planned {
   let machines = 0
   for (const { site } of work.options) if (site.own !== null) machines++
   const waitingEach = behind / Math.max(1, machines)
   const estimates: Estimate[] = []
   const without: LeftOut[] = []
   for (const option of work.options) {
-    let queue = queues.get(option.site)
-    if (queue === undefined) queues.set(option.site, (queue = queueOf(option.site)))
-    const one = estimate(work, option, { ...queue, waitingEach })
+    const queue = queueAt(option.site, queues)
+    queue.waitingEach = waitingEach
+    const one = estimate(work, option, queue)
     const why = one === null ? 'no_load' : outOf(work, one)
     if (one === null || why !== null) without.push({ option, why: why as LeftOut['why'], estimate: one })
     else estimates.push(one)
@@ -63,7 +65,7 @@ function place(work: Work, queues: Map<Site, SiteQueue>, random: () => number, b
   estimates.sort((one, other) => one.score - other.score)
   const best = chosen(estimates, random)
   if (best === null) return { work, action: 'refuse', best, estimates, without }
-  return { work, action: reserve(best, queues.get(best.option.site) as SiteQueue), best, estimates, without }
+  return { work, action: reserve(best, queueAt(best.option.site, queues)), best, estimates, without }
 }
 
 /** The bound of the request that this would break. */
@@ -73,9 +75,9 @@ export function outOf({ maxUsd, isHard }: Work, { usdP90, missShare }: Estimate)
   return isHard && missShare > 0.5 ? 'deadline' : null
 }
 
-/** Those that could begin at once, best first. */
-export function startable({ estimates }: Planned): readonly Estimate[] {
-  return estimates.filter(({ waitS }) => waitS <= 0)
+/** It could begin at once. */
+export function isStartable({ waitS }: Estimate): boolean {
+  return waitS <= 0
 }
 
 /** Of those that are equally good any one: the first would get everything. */
@@ -99,10 +101,23 @@ export function freeAt({ slots, busyS }: OwnSite): number[] {
   return [...Array<number>(idle).fill(0), ...busyS.toSorted((one, other) => one - other)].slice(-slots)
 }
 
+/** There are few sites, so they are walked through. */
+function queueAt(site: Site, queues: SiteQueue[]): SiteQueue {
+  for (const queue of queues) if (queue.site === site) return queue
+  const queue = queueOf(site)
+  queues.push(queue)
+  return queue
+}
+
+// Of providers: nobody adds to these.
+const noPlaces: number[] = []
+const nothingReady = new Map<string, number>()
+
 function queueOf(site: Site): SiteQueue {
-  const own = site.own
-  if (own === null) return { freeS: [], loaderFreeS: 0, readyS: new Map(), ahead: 0, waitingEach: 0 }
+  const { own } = site
+  if (own === null) return { site, freeS: noPlaces, loaderFreeS: 0, readyS: nothingReady, ahead: 0, waitingEach: 0 }
   return {
+    site,
     freeS: freeAt(own),
     loaderFreeS: own.loading?.leftS ?? 0,
     readyS: new Map(own.loading === null ? [] : [[own.loading.model, own.loading.leftS]]),

@@ -13,7 +13,8 @@ t.test('the call says what is asked, of whom, with which key', async t => {
     origin: 'http://up.example',
     path: '/v1/chat/completions',
     method: 'POST',
-    headers: { authorization: 'Bearer k', 'content-type': 'application/json', 'x-client-request-id': 'attempt-1', 'x-extra': 'e' },
+    headers: { authorization: 'Bearer k', 'content-type': 'application/json', 'x-extra': 'e' },
+    clientRequestId: 'attempt-1',
     connectMs: 1_000
   })
   t.same(JSON.parse(String(heard.line.request?.body)), {

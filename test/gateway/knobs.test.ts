@@ -159,6 +159,17 @@ t.test('a conversation has a link for each message, and shares those of its begi
   t.not(tools.prefix?.[0]?.hash, two.prefix?.[0]?.hash, 'tools stand before all messages')
 })
 
+t.test('of a long message both its ends and its length tell it from others', async t => {
+  const middle = (text: string) => `${'a'.repeat(600)}${text}${'z'.repeat(600)}`
+  const first = (content: string) => read({ messages: [turn('system', content), turn('user', 'a')] }).prefix?.[0]?.hash
+  const known = first(middle('one'))
+  t.equal(first(middle('one')), known)
+  t.not(first(middle('three')), known, 'another length')
+  t.not(first(`b${middle('one').slice(1)}`), known, 'another beginning')
+  t.not(first(`${middle('one').slice(0, -1)}y`), known, 'another end')
+  t.equal(first(middle('two')), known, 'what lies between them is not read')
+})
+
 t.test('of a long conversation the first and the last 31 links are kept; pictures and calls tell messages apart', async t => {
   const many = read({ messages: [turn('system', long), ...Array.from({ length: 99 }, (_, at) => turn('user', `${at}`))] })
   t.equal(many.prefix?.length, 32)

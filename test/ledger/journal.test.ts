@@ -266,7 +266,8 @@ t.test('what the disk takes only in part is not written: it throws, and nothing 
     t,
     'writeSync',
     real =>
-      ((fd: number, bytes: Buffer, from: number = 0) => {
+      ((fd: number, given: Buffer | string, from: number = 0) => {
+        const bytes = Buffer.from(given as string)
         const most = Math.min(room, bytes.length - from)
         if (most === 0) throw noSpace()
         room -= most
@@ -288,7 +289,10 @@ t.test('a write in several parts is whole', async t => {
     t,
     'writeSync',
     real =>
-      ((fd: number, bytes: Buffer, from: number = 0) => real(fd, bytes, from, Math.min(7, bytes.length - from))) as typeof fs.writeSync
+      ((fd: number, given: Buffer | string, from: number = 0) => {
+        const bytes = Buffer.from(given as string)
+        return real(fd, bytes, from, Math.min(7, bytes.length - from))
+      }) as typeof fs.writeSync
   )
   const journal = createJournal(folder, owner)
   journal.intent(row('a'))

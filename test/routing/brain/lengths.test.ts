@@ -17,7 +17,12 @@ function learn(model: LengthModel, answers: Iterable<number>, { source = 's', na
 
 const times = (count: number, tokens: number): number[] => Array<number>(count).fill(tokens)
 
-const figures = (lengths: Lengths): number[] => [lengths.mean, ...shares.map(lengths.quantile), lengths.beyond(100), lengths.moreAfter(100)]
+const figures = (lengths: Lengths): number[] => [
+  lengths.mean,
+  ...shares.map(share => lengths.quantile(share)),
+  lengths.beyond(100),
+  lengths.moreAfter(100)
+]
 
 t.test('before anything was seen answers are as long as in public traces, for everyone', async t => {
   const model = createLengthModel()

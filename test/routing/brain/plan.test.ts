@@ -1,6 +1,6 @@
 import t from 'tap'
 import { knobs } from '../../../routing/brain/estimate.ts'
-import { freeAt, type Planned, plan, startable, workAtMost } from '../../../routing/brain/plan.ts'
+import { freeAt, isStartable, type Planned, plan, workAtMost } from '../../../routing/brain/plan.ts'
 import type { Option, Site, Work } from '../../../routing/brain/types.ts'
 import { fc } from '../../support/properties.ts'
 import { chanceOf, evenLengths, machine, notFinite, on, rented, workOf } from './stage.ts'
@@ -21,7 +21,7 @@ t.test('a job waits for the fast machine that is free sooner than the slow one w
   const planned = plan(works([slow, fast]), never)
   t.same(told(planned), ['wait fast'])
   t.same(
-    startable(planned[0] as Planned).map(({ option }) => option.id),
+    (planned[0] as Planned).estimates.filter(isStartable).map(({ option }) => option.id),
     ['slow/m'],
     'although the slow one is idle'
   )
