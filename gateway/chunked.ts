@@ -2,6 +2,7 @@
 // costs as much again as one. Large pieces are not copied: for a reader that stands still, that would be its memory twice.
 
 import type { ServerResponse } from 'node:http'
+import { holdUntilTurnEnd } from '../outbound/turn.ts'
 
 const lineEnd = Buffer.from('\r\n')
 const lastChunk = Buffer.from('0\r\n\r\n')
@@ -23,6 +24,8 @@ export function createBodyWriter(response: ServerResponse): BodyWriter {
     // A chunk of no bytes would be the end.
     write(bytes) {
       if (bytes.length === 0) return !response.writableNeedDrain
+      // Null while an earlier answer on this connection is not over.
+      if (response.socket !== null) holdUntilTurnEnd(response.socket)
       if (!isChunked) return response.write(bytes)
       if (bytes.length <= copiedBytesAtMost) return response.write(chunk(bytes))
       response.write(`${bytes.length.toString(16)}\r\n`, 'latin1')

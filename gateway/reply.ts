@@ -280,10 +280,17 @@ class ResponseReply implements ClientReply, OpenStream {
     headers['content-length'] = String(Buffer.byteLength(body))
     addStandard(headers, this.#parts.context)
     response.writeHead(status, headers)
-    // Node sends the head together with a string in one piece, with a buffer in two: each byte as a character of latin1 is the same on the wire.
-    if (body instanceof Buffer && body.length <= inOnePieceBytes) response.end(body.toString('latin1'), 'latin1')
+    if (body instanceof Buffer && body.length <= inOnePieceBytes) setImmediate(endInOnePiece, response, body)
     else response.end(body)
   }
+}
+
+/**
+ * At the end of this turn of the loop, together with all other answers that came in it (see outbound/turn.ts; `end` lets nobody hold it back).
+ * Node sends the head together with a string in one piece, with a buffer in two: each byte as a character of latin1 is the same on the wire.
+ */
+function endInOnePiece(response: ServerResponse, body: Buffer): void {
+  response.end(body.toString('latin1'), 'latin1')
 }
 
 /** What the reader has not taken yet: in Node's buffers, and in a write the kernel has only taken in part. */

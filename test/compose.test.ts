@@ -92,12 +92,7 @@ t.test('the image runs as a user, on a Node that is new enough', async t => {
   const [base = '', major = ''] = /^FROM node:(\d+)[\w.]*-slim$/m.exec(stages[1] ?? '') ?? []
   t.ok(base !== '' && Number(major) >= 24, 'glibc, not musl: slim, not alpine')
   t.equal(instructions.findLast(({ name }) => name === 'USER')?.rest, 'node')
-  t.same(JSON.parse(instructions.findLast(({ name }) => name === 'CMD')?.rest ?? ''), [
-    'node',
-    '--max-semi-space-size=16',
-    'bin/llm-mcp.js',
-    'serve'
-  ])
+  t.same(JSON.parse(instructions.findLast(({ name }) => name === 'CMD')?.rest ?? ''), ['node', 'bin/llm-mcp.js', 'serve'])
   t.match(dockerfile, /npm ci --omit=dev --omit=optional/)
 })
 

@@ -10,6 +10,9 @@ const options = {
   errorThresholdPercentage: 50,
   rollingCountTimeout: 30_000,
   resetTimeout: 5_000,
+  // Nobody reads them; kept, every breaker sorts the latencies of its last 30 s every 3 s: at 6,000 calls a second 180,000 of them, for 60 ms.
+  rollingPercentilesEnabled: false,
+  enableSnapshots: false,
   // Only what the error table calls a failure is one: a busy machine or a bad request says nothing against the target.
   errorFilter: (error: GatewayError) => error.breaker !== 'failure'
 }
