@@ -10,7 +10,8 @@ import { levelOf, requestLine } from './request-line.ts'
 const waitingBytesAtMost = 16 * 1024 * 1024
 // So much a pipe takes in one piece (PIPE_BUF): lines of several processes do not mix.
 const pipeBytes = 4_096
-const pieceLength = 2_048
+// A character takes three bytes at most.
+const pieceLength = Math.floor(pipeBytes / 3)
 
 export interface Log {
   readonly log: Logger

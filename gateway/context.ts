@@ -29,6 +29,24 @@ export interface RequestContext {
   headers: Record<string, string>
 }
 
+/** Of a request that has just come. */
+export function newContext(id: string, traceparent: string | null): RequestContext {
+  return {
+    id,
+    startedAt: performance.now(),
+    caller: null,
+    error: null,
+    summary: null,
+    model: null,
+    stream: false,
+    bodyBytes: 0,
+    handledAt: null,
+    traceparent,
+    key: null,
+    headers: {}
+  }
+}
+
 /** Adds the headers of every answer, where they are not set. `openai-processing-ms` is the time until now. */
 export function addStandard(headers: Record<string, string>, context: RequestContext): void {
   for (const name in context.headers) headers[name] ??= context.headers[name] as string

@@ -72,7 +72,7 @@ function weighedOf({ decision, figures }: Explained): number {
 /** Without the body, and whatever else is the request's alone. */
 function withoutBody({ request }: RouteStart): Explained['request'] {
   const { id, model, route, maxUsd, patience, isDeadlineHard, localOnly, fallbacks, preference } = request
-  // Most say nothing but this, and to put an object together of parts takes ten times as long.
+  // Most say nothing but this.
   const isPlain = [route, maxUsd, patience, isDeadlineHard, fallbacks, preference].every(part => part === undefined)
   if (isPlain) return { id, model, localOnly }
   return {

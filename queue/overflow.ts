@@ -3,7 +3,7 @@
 import { GatewayError, toGatewayError } from '../routing/errors.ts'
 import { deadlineExceeded } from '../routing/patience.ts'
 import type { CallRecord, Reply, RunSummary } from '../routing/ports.ts'
-import type { Overflow, Run } from '../routing/run.ts'
+import type { Overflow, Run } from '../routing/run-ports.ts'
 import type { ModelRequest } from '../routing/types.ts'
 import type { JobRow } from '../store/jobs/submit.ts'
 import { isConnectionError } from '../store/pool.ts'
@@ -264,7 +264,7 @@ export function createWaiters(ports: OverflowPorts): Waiters {
   }
 }
 
-const nothingRan: RunSummary = {
+export const nothingRan: RunSummary = {
   outcome: 'failed',
   error: null,
   target: null,

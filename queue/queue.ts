@@ -3,7 +3,7 @@
 import type { Catalog } from '../routing/catalog.ts'
 import type { Dispatch, Scheduling } from '../routing/dispatch.ts'
 import type { Load } from '../routing/load.ts'
-import type { Overflow } from '../routing/run.ts'
+import type { Overflow } from '../routing/run-ports.ts'
 import { providerOf } from '../routing/targets.ts'
 import type { Caller, ModelRequest, Target } from '../routing/types.ts'
 import { changedChannel, fromProcess, jobsChannel, notify, toProcess } from '../store/channels.ts'

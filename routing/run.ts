@@ -1,69 +1,19 @@
 // One request from its decision to its end: slot, call, next target, until it is answered or refused. All I/O comes in as ports.
 
-import type { Brain } from './brain/brain.ts'
 import type { Planned as Weighed } from './brain/plan.ts'
 import type { CallEnd } from './call.ts'
-import type { Catalog } from './catalog.ts'
 import { formatUsd } from './cost.ts'
 import { type Decision, type DecisionView, eachInTurn, type Rejected, reasonOf } from './decide.ts'
 import { GatewayError, toGatewayError } from './errors.ts'
-import { type LessonPorts, learnFrom } from './lessons.ts'
+import { learnFrom } from './lessons.ts'
 import type { Places } from './places.ts'
-import type { CallRecord, Ledger, MachineMemory, Outcome, Reply, ReplyFacts, RouteKeeper, RouteStart, RunSummary, Slots } from './ports.ts'
+import type { CallRecord, Outcome, Reply, ReplyFacts, RouteStart, RunSummary } from './ports.ts'
 import { isBroker } from './preference.ts'
 import { modelOfIn } from './resolve.ts'
-import type { RetryBudget } from './retries.ts'
+import type { Claimed, Overflow, Run, RunPorts } from './run-ports.ts'
 import { providerOf } from './targets.ts'
 import { type Calling, Trial, type TrialOwner } from './trial.ts'
-import type { Adapter, Attempt, Before, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
-
-/** What a run needs of the rest of the gateway. */
-export interface RunPorts extends LessonPorts {
-  readonly catalog: () => Catalog
-  readonly adapters: ReadonlyMap<string, Adapter>
-  readonly retries: RetryBudget
-  readonly slots: Slots
-  readonly ledger: Ledger
-  /** Absent where targets are not weighed. */
-  readonly brain?: Brain
-  /** What is in the memory of machines; absent where they see to it themselves. */
-  readonly memory?: MachineMemory
-  /** Keeps why a request went where it went, and what came of it; absent where nobody asks. */
-  readonly routes?: RouteKeeper
-  readonly localOnly: boolean
-  /** Milliseconds of a clock that never jumps. */
-  readonly now: () => number
-  readonly random: () => number
-  readonly newId: () => string
-  /** Takes a request for which every machine is full, to run it later; absent where nothing can wait. */
-  readonly overflow?: Overflow
-}
-
-/** Whoever takes a request over tells its reply of everything from here on. */
-export type Overflow = (waiting: {
-  readonly request: ModelRequest
-  readonly caller: Caller
-  readonly reply: Reply
-  /** When its answer was likely when it was decided that it waits; null = nobody knows. */
-  readonly etaMs?: RouteStart['etaMs']
-}) => Run
-
-/** A place that a request was given when its turn came. */
-export interface Claimed {
-  readonly target: Target
-  /** Of the first call. */
-  readonly attemptId: string
-  /** The slot of that call is ours already; the dispatch gives it back. Not so for rented targets. */
-  readonly hasSlot: boolean
-  /** It may cost no rent: no rented target answers where this one fails. */
-  readonly ownOnly?: boolean
-}
-
-export interface Run {
-  resume(): void
-  /** Ends the run: the upstream is closed at once. `error` is told to the client, if there still is one. Safe twice. */
-  cancel(error: GatewayError | null): void
-}
+import type { Attempt, Before, Caller, ModelRequest, Target, VectorSpace } from './types.ts'
 
 const refusedPlacesAtMost = 2
 // Usual loads take less.
@@ -188,7 +138,7 @@ class RequestRun implements Run, TrialOwner {
     this.#rejected = [...this.#rejected, { target: target.id, reason }]
   }
 
-  sentTo(target: Target): void {
+  #sentTo(target: Target): void {
     const route = this.#route
     if (route === null || this.#attempts > 0 || route.chosen?.id === target.id) return
     // Those before it had no room after all: what was decided is told of where it is sent.
@@ -224,7 +174,7 @@ class RequestRun implements Run, TrialOwner {
   /** `again`: what was decided after failures. */
   #wait(again: Decision | null = null): void {
     const overflow = this.#overflow
-    if (overflow === undefined) return this.#finish('failed', this.allFull())
+    if (overflow === undefined) return this.#finish('failed', this.#allFull())
     // Its client left while a place was asked for: nobody would take it out of the queue again.
     if (this.#cancelled !== null) return this.#calledOff(this.#cancelled)
     this.#isOver = true
@@ -346,7 +296,7 @@ class RequestRun implements Run, TrialOwner {
         return this.#tryNext()
       }
     }
-    this.#finish('failed', this.#lastError ?? this.allFull())
+    this.#finish('failed', this.#lastError ?? this.#allFull())
   }
 
   /** A model that is not in memory gets room there first, and nothing else is loaded meanwhile. */
@@ -367,7 +317,7 @@ class RequestRun implements Run, TrialOwner {
     )
   }
 
-  allFull(): GatewayError {
+  #allFull(): GatewayError {
     const waitMs = Math.max(...this.#ranked.map(target => this.#parts.view.averageMs(target)), 1_000)
     return new GatewayError('no_capacity', `Every machine for "${this.request.model}" is busy.`, {
       retryAfterMs: Math.min(60_000, Math.ceil(waitMs))
@@ -387,9 +337,9 @@ class RequestRun implements Run, TrialOwner {
     // Only now is it sure that a call follows: a machine that turns out to be full takes nothing from the budget.
     if (this.#attempts > 0 && !ports.retries.take()) {
       trial.giveBack(0)
-      return this.#finish('failed', this.#lastError ?? this.allFull())
+      return this.#finish('failed', this.#lastError ?? this.#allFull())
     }
-    this.sentTo(target)
+    this.#sentTo(target)
     this.#trial = trial
     const failure = trial.start(adapter)
     if (failure !== null) {

@@ -4,7 +4,7 @@ import { type CallEnd, type CallObserver, startCall } from './call.ts'
 import { GatewayError } from './errors.ts'
 import { mismatch } from './lessons.ts'
 import { Places } from './places.ts'
-import type { RunPorts } from './run.ts'
+import type { RunPorts } from './run-ports.ts'
 import type { Adapter, Attempt, AttemptHandle, Caller, ModelRequest, RequestLimit, Target, VectorSpace } from './types.ts'
 
 /** A call on a machine of ours. */

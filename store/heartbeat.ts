@@ -18,9 +18,7 @@ export function startHeartbeat(connection: Connection, identity: ProcessIdentity
   const timer = setInterval(() => Atomics.add(counter, 0, 1), 1_000)
   timer.unref()
   const workerData: HeartbeatData = { connection, identity, pulse }
-  // It makes next to nothing, and would otherwise take as much room for it as we do.
-  const resourceLimits = { maxYoungGenerationSizeMb: 2 }
-  const worker = new Worker(new URL('./heartbeat-thread.ts', import.meta.url), { workerData, resourceLimits })
+  const worker = new Worker(new URL('./heartbeat-thread.ts', import.meta.url), { workerData })
   worker.unref()
   return {
     async stop() {

@@ -4,48 +4,22 @@ import pino from 'pino'
 import t from 'tap'
 import { levelOf, requestLine } from '../bin/request-line.ts'
 import type { RequestLine } from '../gateway/app.ts'
-import type { RequestContext } from '../gateway/context.ts'
+import { newContext, type RequestContext } from '../gateway/context.ts'
+import { nothingRan } from '../queue/overflow.ts'
 import { GatewayError } from '../routing/errors.ts'
 import type { RunSummary } from '../routing/ports.ts'
 
 const atMs = Date.UTC(2026, 10, 22, 9, 30, 0, 7)
 
 function contextOf(changes: Partial<RequestContext> = {}): RequestContext {
-  return {
-    id: '019ab0c2-0000-7000-8000-000000000001',
-    startedAt: performance.now(),
-    caller: null,
-    error: null,
-    summary: null,
-    model: null,
-    stream: false,
-    bodyBytes: 0,
-    handledAt: null,
-    traceparent: null,
-    key: null,
-    headers: {},
-    ...changes
-  }
+  return { ...newContext('019ab0c2-0000-7000-8000-000000000001', null), ...changes }
 }
 
 const line: RequestLine = { method: 'POST', route: '/v1/chat/completions', status: 200, retryCount: 1 }
 const caller = { keyId: null, source: 'a "b"\n\u2028', subSource: null, kind: 'admin', models: null, providers: null } as const
 const usage = { promptTokens: 3, completionTokens: 5, cachedTokens: 0, reasoningTokens: 0, providerNanoUsd: null, busyMs: null }
 
-function summaryOf(changes: Partial<RunSummary>): RunSummary {
-  return {
-    outcome: 'ok',
-    error: null,
-    target: null,
-    attempts: 0,
-    rejected: [],
-    usage: null,
-    nanoUsd: null,
-    ttftMs: null,
-    calls: [],
-    ...changes
-  }
-}
+const summaryOf = (changes: Partial<RunSummary>): RunSummary => ({ ...nothingRan, outcome: 'ok', ...changes })
 
 /** Without what the clock says. */
 function written(level: string, context: RequestContext, of: RequestLine = line): Record<string, unknown> {

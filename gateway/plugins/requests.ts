@@ -4,7 +4,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../../routing/errors.ts'
 import type { AppPorts } from '../app.ts'
-import { type RequestContext, standardHeaders } from '../context.ts'
+import { newContext, standardHeaders } from '../context.ts'
 import { drainingError } from '../reply.ts'
 import { checkTarget } from './hosts.ts'
 
@@ -16,20 +16,8 @@ export function registerRequests(app: FastifyInstance, ports: Pick<AppPorts, 'ne
   app.decorateRequest('context')
 
   app.addHook('onRequest', (request, reply, done) => {
-    const context: RequestContext = {
-      id: ports.newId(),
-      startedAt: performance.now(),
-      caller: null,
-      error: null,
-      summary: null,
-      model: null,
-      stream: false,
-      bodyBytes: 0,
-      handledAt: null,
-      traceparent: typeof request.headers.traceparent === 'string' ? request.headers.traceparent : null,
-      key: null,
-      headers: {}
-    }
+    const { traceparent } = request.headers
+    const context = newContext(ports.newId(), typeof traceparent === 'string' ? traceparent : null)
     request.context = context
     // `close` comes once, whether the answer ended or the client left.
     reply.raw.on('close', () => {

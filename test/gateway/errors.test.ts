@@ -1,5 +1,6 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
+import { newContext } from '../../gateway/context.ts'
 import { errorFrame, errorReply, rawErrorAnswer, registerErrors } from '../../gateway/plugins/errors.ts'
 import { GatewayError } from '../../routing/errors.ts'
 
@@ -99,20 +100,7 @@ async function serve(t: Test): Promise<{ app: FastifyInstance; logged: unknown[]
   ])
   app.decorateRequest('context')
   app.addHook('onRequest', (request, _reply, done) => {
-    request.context = {
-      id: 'r1',
-      startedAt: 0,
-      caller: null,
-      error: null,
-      summary: null,
-      model: null,
-      stream: false,
-      bodyBytes: 0,
-      handledAt: null,
-      traceparent: null,
-      key: null,
-      headers: {}
-    }
+    request.context = newContext('r1', null)
     done()
   })
   registerErrors(app, (_message, error) => logged.push(error))

@@ -17,7 +17,7 @@ import { createDispatch, type Dispatch } from '../../routing/dispatch.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import { uuidv7 } from '../../routing/ids.ts'
 import { createLoad } from '../../routing/load.ts'
-import type { RunPorts } from '../../routing/run.ts'
+import type { RunPorts } from '../../routing/run-ports.ts'
 import type { Feature, Operation, Target, Upstream } from '../../routing/types.ts'
 import { type KeyRecord, noRules } from '../../store/keys.ts'
 

@@ -10,7 +10,7 @@ import { uuidv7 } from '../../routing/ids.ts'
 import { createLoad } from '../../routing/load.ts'
 import type { Reply, ReplyFacts, RouteRecord, RouteStart, RunSummary } from '../../routing/ports.ts'
 import type { ProviderPreference } from '../../routing/preference.ts'
-import type { Claimed, RunPorts } from '../../routing/run.ts'
+import type { Claimed, RunPorts } from '../../routing/run-ports.ts'
 import type { Adapter, Attempt, AttemptObserver, ModelRequest, Target } from '../../routing/types.ts'
 import { caller, requestFor as plainRequest, targetOn } from './dispatch-stage.ts'
 

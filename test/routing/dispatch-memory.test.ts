@@ -7,7 +7,7 @@ import { createDispatch } from '../../routing/dispatch.ts'
 import { GatewayError } from '../../routing/errors.ts'
 import { createLoad } from '../../routing/load.ts'
 import type { Reply, RunSummary } from '../../routing/ports.ts'
-import type { RunPorts } from '../../routing/run.ts'
+import type { RunPorts } from '../../routing/run-ports.ts'
 import type { Adapter, Attempt, AttemptObserver, ModelRequest, Target } from '../../routing/types.ts'
 import { caller, requestFor, targetOn } from './dispatch-stage.ts'
 
